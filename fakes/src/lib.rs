@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Stand-ins for the kernel, for tests and benches only: they record, fail on demand, and notice misuse.
+
+#![forbid(unsafe_code)]
+
+mod kernel;
+
+pub use kernel::{Event, FakeError, FakeKernel, Hook};

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A [`Crew`] of helper threads, made by the calling thread and polite to everybody else.
+//!
+//! ```text
+//!  caller ──start──► threads ──► rayon pool ──► up? ──► niced        (once)
+//!         ──lease──► CPU mask of the caller ──► helpers of one job   (each job)
+//!         ──drop───► pool ends ──► threads joined
+//! ```
+//!
+//! The threads are started first and handed to `rayon` afterwards, because a pool that starts its own fails as a whole
+//! when one thread cannot be started, and does not join them when it is dropped.
+
+use std::{
+    cell::RefCell,
+    io,
+    sync::{
+        Mutex, MutexGuard, TryLockError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+};
+
+use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
+use rustix::{
+    process::{getpriority_process, setpriority_process},
+    thread::{Pid, gettid},
+};
+
+use crate::affinity::Mask;
+
+/// The nice value of helpers unless another one is asked for: the kernel's `MAX_NICE`.
+pub const NICEST: i32 = 19;
+
+/// Helper threads for jobs, one job at a time.
+///
+/// A crew is made by the thread that will start jobs with it: its threads inherit that thread's cgroup, CPU mask and
+/// memory policy. It can be made early, before a VMM installs its system call filter, and kept; each job puts it under
+/// the CPU mask that the calling thread has then. It can be shared between threads; while it works for one job,
+/// another one runs on its own calling thread alone and reports [`Limit::Jobs`](crate::Limit::Jobs).
+///
+/// Threads are named `parapin-1`, `parapin-2`, … Dropping joins them.
+#[derive(Debug)]
+pub struct Crew {
+    id: u64,
+    pool: Option<ThreadPool>,
+    threads: Vec<JoinHandle<()>>,
+    members: Vec<Pid>,
+    wanted: usize,
+    nice: i32,
+    /// The mask that all helpers have, where it is known; locked while the crew works.
+    mask: Mutex<Option<Mask>>,
+}
+
+thread_local! {
+    /// Crews that wait for this thread: the one that it is a helper of, and those whose job it runs as the caller.
+    static AT_WORK_FOR: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Crew {
+    /// A crew of at most `helpers` threads at nice value `nice`.
+    ///
+    /// A thread that cannot be started means fewer helpers ([`helpers`](Self::helpers)), not a failure. A helper is
+    /// never less nice than the calling thread, since only privileged threads may become so.
+    #[must_use]
+    pub fn new(helpers: usize, nice: i32) -> Self {
+        // Relaxed: only uniqueness counts.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut crew = Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            pool: None,
+            threads: Vec::new(),
+            members: Vec::new(),
+            wanted: helpers,
+            nice,
+            mask: Mutex::new(Mask::of_caller().ok()),
+        };
+        let seats = crew.start_threads();
+        crew.pool = crew.hand_over(seats);
+        if let Some(pool) = &crew.pool {
+            // Helpers are brought up at the caller's priority: on a busy machine a niced thread may take a second to
+            // start. It also has them make their thread-local allocations now rather than in a job.
+            let id = crew.id;
+            crew.members = pool.broadcast(|_| settle(id, nice));
+        }
+        crew
+    }
+
+    /// Threads that were asked for.
+    #[must_use]
+    pub fn helpers_wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// Threads that there are.
+    #[must_use]
+    pub fn helpers(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The nice value that was asked for.
+    #[must_use]
+    pub fn nice(&self) -> i32 {
+        self.nice
+    }
+
+    /// Reserves the crew for a job of the calling thread and puts it under that thread's CPU mask.
+    pub(crate) fn lease(&self) -> Result<Lease<'_>, LeaseError> {
+        if AT_WORK_FOR.with_borrow(|crews| crews.contains(&self.id)) {
+            return Err(LeaseError::Reentered);
+        }
+        let mut mask = match self.mask.try_lock() {
+            Ok(mask) => mask,
+            Err(TryLockError::WouldBlock) => return Err(LeaseError::Busy),
+            // Every critical section leaves a whole value behind.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
+        let Some(pool) = &self.pool else {
+            return Err(LeaseError::NoHelpers);
+        };
+        let present = Mask::of_caller().map_err(|_| LeaseError::NoHelpers)?;
+        if mask.as_ref() != Some(&present) {
+            *mask = None;
+            for member in &self.members {
+                present.apply(*member).map_err(|_| LeaseError::NoHelpers)?;
+            }
+            *mask = Some(present);
+        }
+        Ok(Lease {
+            pool,
+            _mask: mask,
+            _mark: Mark::new(self.id),
+        })
+    }
+
+    /// Starts the threads; each waits for its seat in the pool.
+    fn start_threads(&mut self) -> Vec<mpsc::Sender<ThreadBuilder>> {
+        let mut seats = Vec::with_capacity(self.wanted);
+        for index in 1..=self.wanted {
+            let (seat, offer) = mpsc::channel::<ThreadBuilder>();
+            let started = thread::Builder::new()
+                .name(format!("parapin-{index}"))
+                .spawn(move || {
+                    if let Ok(builder) = offer.recv() {
+                        builder.run();
+                    }
+                });
+            // The pids limit or the memory limit was reached: what is running by now is what there is.
+            let Ok(thread) = started else { break };
+            self.threads.push(thread);
+            seats.push(seat);
+        }
+        seats
+    }
+
+    fn hand_over(&self, seats: Vec<mpsc::Sender<ThreadBuilder>>) -> Option<ThreadPool> {
+        if seats.is_empty() {
+            return None;
+        }
+        ThreadPoolBuilder::new()
+            .num_threads(seats.len())
+            .spawn_handler(|builder| {
+                let seat = seats.get(builder.index());
+                seat.and_then(|seat| seat.send(builder).ok())
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe))
+            })
+            .build()
+            .ok()
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.pool = None;
+        let me = thread::current().id();
+        for thread in self.threads.drain(..) {
+            // A helper that drops the last handle of its own crew must not wait for itself.
+            if thread.thread().id() != me {
+                // A helper never panics outside of a job, and inside of one the panic is caught.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Makes the calling thread a member of the crew, as nice as asked, and says who it is.
+fn settle(id: u64, nice: i32) -> Pid {
+    AT_WORK_FOR.with_borrow_mut(|crews| crews.push(id));
+    let present = getpriority_process(None).unwrap_or(0);
+    if nice > present {
+        // Raising niceness needs no privilege (setpriority(2)); where a filter forbids it, the report shows it.
+        let _ = setpriority_process(None, nice);
+    }
+    gettid()
+}
+
+/// Why a crew cannot help a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeaseError {
+    Reentered,
+    Busy,
+    NoHelpers,
+}
+
+/// A crew that works for one job of the calling thread.
+#[derive(Debug)]
+pub(crate) struct Lease<'c> {
+    pool: &'c ThreadPool,
+    _mask: MutexGuard<'c, Option<Mask>>,
+    _mark: Mark,
+}
+
+impl Lease<'_> {
+    /// Runs `helper` on `count` threads of the crew and `caller` on this one; returns when all of them have.
+    ///
+    /// No helper begins before all were called, so that nothing is allocated once the first one works.
+    pub(crate) fn run(&self, count: usize, helper: impl Fn(usize) + Sync, caller: impl FnOnce()) {
+        let gate = Mutex::new(());
+        self.pool.in_place_scope(|scope| {
+            let closed = gate.lock();
+            for worker in 1..=count {
+                let (helper, gate) = (&helper, &gate);
+                scope.spawn(move |_| {
+                    drop(gate.lock());
+                    helper(worker);
+                });
+            }
+            drop(closed);
+            caller();
+        });
+    }
+}
+
+/// Marks the calling thread as the caller of a crew's job; drop takes the mark away.
+#[derive(Debug)]
+struct Mark;
+
+impl Mark {
+    fn new(id: u64) -> Self {
+        AT_WORK_FOR.with_borrow_mut(|crews| crews.push(id));
+        Self
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        AT_WORK_FOR.with_borrow_mut(Vec::pop);
+    }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The [`Work`] that is done on each chunk; its consumer, the engine, owns the trait.
+
+use crate::Chunk;
+
+/// What a job does with a chunk, and how it takes that back.
+///
+/// ```text
+///             ┌── Ok ──► ledger ──┬── job done ──► the caller keeps it
+///  run(chunk)─┤                   └── job failed ─► undo(chunk)
+///             └── Err: nothing of this chunk is left
+/// ```
+///
+/// Lifecycle: for every byte of the job `run` is called at most once. If the job fails, all threads are first joined;
+/// then `undo` is called on the calling thread for what `run` completed, highest ordinal first, and for nothing else.
+pub trait Work: Sync {
+    /// Why a chunk could not be done or taken back.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Does `chunk`.
+    ///
+    /// Called from the calling thread (`worker` 0) and from helpers (1, 2, …) at once, never for two chunks of one
+    /// `worker` at the same time. With a plan that has slices, `chunk` is one slice.
+    ///
+    /// A panic stops the job and resumes on the caller after the undo.
+    ///
+    /// # Errors
+    /// Whatever prevented it. A `run` that fails or unwinds has already taken back its own part: the engine will not
+    /// call [`undo`](Self::undo) for it.
+    fn run(&self, chunk: Chunk, worker: usize) -> Result<(), Self::Error>;
+
+    /// Takes back a completed chunk, or a run of completed slices of a chunk that was not completed.
+    ///
+    /// # Errors
+    /// What prevented it. The chunk is then listed in [`RunError::left_pinned`](crate::RunError::left_pinned), and the
+    /// rest is undone all the same.
+    fn undo(&self, chunk: Chunk) -> Result<(), Self::Error>;
+}
