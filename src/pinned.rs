@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! [`Pinned`]: the guard that a pin call returns.
+
+use std::sync::Arc;
+
+use cgroup::CpuBudget;
+use pinning::{Chunk, Crew, Released};
+use thiserror::Error;
+use vfio::{PinFault, Placed, Regions, Session, Target};
+
+use crate::{PinReport, budget::CpuAllowance};
+
+/// Memory that is pinned for as long as this exists.
+///
+/// Dropping it unpins, in parallel, on the calling thread and on helpers; [`unpin`](Self::unpin) does the same and
+/// says how it went; [`keep`](Self::keep) leaves everything pinned. It may be sent to and dropped on any thread.
+#[derive(Debug)]
+#[must_use = "dropping it unpins the memory at once"]
+pub struct Pinned<T: Target> {
+    /// `None` once it is unpinned or kept.
+    session: Option<T::Session>,
+    regions: Regions,
+    chunks: Vec<Chunk>,
+    addressing: vfio::Addressing,
+    crew: Option<Arc<Crew>>,
+    report: PinReport,
+}
+
+impl<T: Target> Pinned<T> {
+    pub(crate) fn new(
+        target: &T,
+        session: T::Session,
+        regions: Regions,
+        chunks: Vec<Chunk>,
+        crew: Option<Arc<Crew>>,
+        report: PinReport,
+    ) -> Self {
+        Self {
+            session: Some(session),
+            regions,
+            chunks,
+            addressing: target.addressing(),
+            crew,
+            report,
+        }
+    }
+
+    /// What was done, and what bound it.
+    #[must_use]
+    pub fn report(&self) -> &PinReport {
+        &self.report
+    }
+
+    /// The chunk table, in IOVA order: for those who later unmap parts, read dirty bitmaps or move addresses, which
+    /// all have to respect these borders.
+    pub fn chunks(&self) -> impl ExactSizeIterator<Item = Placed> + '_ {
+        self.chunks
+            .iter()
+            .map(|chunk| self.regions.locate(chunk, self.addressing))
+    }
+
+    /// Unpins everything now.
+    ///
+    /// # Errors
+    /// [`UnpinError`] where chunks could not be unpinned; the others are.
+    pub fn unpin(mut self) -> Result<Unpinned, UnpinError> {
+        let Some(released) = self.release() else {
+            return Ok(Unpinned::default());
+        };
+        if released.left_pinned.is_empty() {
+            return Ok(released
+                .report
+                .map_or_else(Unpinned::default, |report| Unpinned {
+                    bytes: report.bytes,
+                    seconds: report.time.as_secs_f64(),
+                    threads: report.threads,
+                }));
+        }
+        let reasons: Vec<String> = released
+            .left_pinned
+            .iter()
+            .map(|left| format!("{} ({})", left.chunk, left.reason))
+            .collect();
+        Err(UnpinError {
+            reasons: reasons.join(", "),
+            left_pinned: released
+                .left_pinned
+                .iter()
+                .map(|left| self.regions.locate(&left.chunk, self.addressing))
+                .collect(),
+        })
+    }
+
+    /// Leaves everything pinned until the process ends or the VMM removes it by other means, and gives the chunk table.
+    ///
+    /// For targets that are the VMM's own (a container, an IOAS) nothing is leaked; `io_uring` rings stay open.
+    pub fn keep(mut self) -> Vec<Placed> {
+        let table = self.chunks().collect();
+        if let Some(session) = self.session.take() {
+            session.keep();
+        }
+        table
+    }
+
+    /// Takes all chunks back and drops the session.
+    fn release(&mut self) -> Option<Released<PinFault>> {
+        let session = self.session.take()?;
+        // The limits may have changed since the memory was pinned.
+        let cpu = CpuBudget::current();
+        let own_crew;
+        let crew = match &self.crew {
+            Some(crew) => Some(&**crew),
+            None => {
+                let threads = cpu.threads().get().min(self.report.job.threads);
+                own_crew = (threads > 1).then(|| Crew::new(threads - 1, self.report.nice));
+                own_crew.as_ref()
+            }
+        };
+        Some(pinning::release(
+            &self.chunks,
+            &CpuAllowance(&cpu),
+            crew,
+            &session,
+        ))
+    }
+}
+
+impl<T: Target> Drop for Pinned<T> {
+    fn drop(&mut self) {
+        // Chunks that resist are released when the session is dropped; who wants to know calls `unpin`.
+        let _ = self.release();
+    }
+}
+
+/// What unpinning did.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Unpinned {
+    /// Bytes unpinned.
+    pub bytes: u64,
+    /// Wall time in seconds.
+    pub seconds: f64,
+    /// Threads that worked, the caller included.
+    pub threads: usize,
+}
+
+/// Chunks that could not be unpinned.
+#[derive(Debug, Error)]
+#[error("could not be unpinned: {reasons}")]
+pub struct UnpinError {
+    reasons: String,
+    left_pinned: Vec<Placed>,
+}
+
+impl UnpinError {
+    /// Where.
+    #[must_use]
+    pub fn left_pinned(&self) -> &[Placed] {
+        &self.left_pinned
+    }
+}

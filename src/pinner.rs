@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! [`Pinner`]: what the caller wants, joined with what the machine allows.
+
+use std::{fmt, num::NonZeroUsize, sync::Arc};
+
+use cgroup::{CpuBudget, MemoryBudget, Throttle};
+use pinning::{CancelToken, Crew, Job, NICEST, Plan, Progress, Watch};
+use vfio::{Accounting, Addressing, BackingKind, Discard, Populate, Regions, Target};
+
+use crate::{
+    PinError, PinReport, Pinned,
+    budget::{self, CpuAllowance},
+};
+
+/// Pins regions in parallel. Everything has a default; a `Pinner` can be used many times.
+///
+/// ```
+/// use parapin::{CancelToken, Pinner};
+///
+/// let cancel = CancelToken::new();
+/// let pinner = Pinner::new()
+///     .threads(16.try_into()?)
+///     .cancel(cancel.clone())
+///     .progress(|p| eprintln!("{} of {} bytes", p.done, p.total));
+/// # Ok::<(), std::num::TryFromIntError>(())
+/// ```
+pub struct Pinner<'a> {
+    threads: Option<NonZeroUsize>,
+    nice: i32,
+    min_chunk: u64,
+    max_chunk: u64,
+    huge_pages: Option<bool>,
+    check: bool,
+    crew: Option<Arc<Crew>>,
+    cancel: Option<CancelToken>,
+    progress: Option<Box<dyn FnMut(Progress) + 'a>>,
+}
+
+impl<'a> Pinner<'a> {
+    /// As many threads as the budget allows, helpers at nice 19, chunks of 32 MiB to 256 MiB, with the memory check.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            threads: None,
+            nice: NICEST,
+            min_chunk: Job::MIN_CHUNK,
+            max_chunk: Job::MAX_CHUNK,
+            huge_pages: None,
+            check: true,
+            crew: None,
+            cancel: None,
+            progress: None,
+        }
+    }
+
+    /// At most so many threads, the caller included.
+    #[must_use]
+    pub fn threads(mut self, threads: NonZeroUsize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Nice value of helpers that are started for the job; a crew of the caller has its own.
+    #[must_use]
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.nice = nice;
+        self
+    }
+
+    /// Bytes that are worth a thread of their own.
+    #[must_use]
+    pub fn min_chunk(mut self, bytes: u64) -> Self {
+        self.min_chunk = bytes;
+        self
+    }
+
+    /// Most bytes of a chunk, unless the page size or the number of map entries asks for more.
+    #[must_use]
+    pub fn max_chunk(mut self, bytes: u64) -> Self {
+        self.max_chunk = bytes;
+        self
+    }
+
+    /// Asks for transparent huge pages (or for none) behind anonymous and shared regions, before the first touch.
+    #[must_use]
+    pub fn huge_pages(mut self, wanted: bool) -> Self {
+        self.huge_pages = Some(wanted);
+        self
+    }
+
+    /// Whether limits on memory are compared with what is needed before the first page is touched; on by default.
+    ///
+    /// Without the check the kernel refuses in the middle, and everything is undone. With one exception: a cgroup v2
+    /// `memory.max` that is exceeded while pages are faulted in makes the kernel kill the process, and the check is
+    /// the only protection from that.
+    #[must_use]
+    pub fn check(mut self, on: bool) -> Self {
+        self.check = on;
+        self
+    }
+
+    /// Uses this crew, instead of starting helpers for each job.
+    #[must_use]
+    pub fn crew(mut self, crew: Arc<Crew>) -> Self {
+        self.crew = Some(crew);
+        self
+    }
+
+    /// Stops and undoes the job when the token is raised.
+    #[must_use]
+    pub fn cancel(mut self, token: CancelToken) -> Self {
+        self.cancel = Some(token);
+        self
+    }
+
+    /// Is told on the calling thread how far the job is, about ten times a second.
+    #[must_use]
+    pub fn progress(mut self, callback: impl FnMut(Progress) + 'a) -> Self {
+        self.progress = Some(Box::new(callback));
+        self
+    }
+
+    /// Pins `regions` with `target`.
+    ///
+    /// Returns when all is pinned. Call it on the thread whose limits shall hold: its CPU mask, its cgroup and its
+    /// memory policy are those of the helpers.
+    ///
+    /// # Errors
+    /// [`PinError`]; everything that was pinned by this call is then unpinned again, and what could not be is listed.
+    ///
+    /// # Panics
+    /// A panic of the progress callback resumes here, after everything is unpinned.
+    pub fn pin<T: Target>(&mut self, target: &T, regions: &Regions) -> Result<Pinned<T>, PinError> {
+        self.advise(regions);
+        let regions = self.prepare(target.accounting(), regions)?;
+        self.run(target, regions)
+    }
+
+    /// Faults `regions` in and pins nothing.
+    ///
+    /// # Errors
+    /// [`PinError`], as for [`pin`](Self::pin).
+    ///
+    /// # Panics
+    /// As [`pin`](Self::pin).
+    pub fn populate(&mut self, regions: &Regions) -> Result<PinReport, PinError> {
+        let populated = self.pin(&Populate::default(), regions)?;
+        Ok(populated.report().clone())
+    }
+
+    /// Gives the pages of `regions` back to the system, in parallel; they read as zero afterwards. See [`Discard`].
+    ///
+    /// Nothing of it may be pinned. Memory of a [`Mapping`](vfio::Mapping) is unmapped when that is dropped, which is
+    /// quick once its pages are gone.
+    ///
+    /// # Errors
+    /// [`PinError`], as for [`pin`](Self::pin); what was discarded stays so.
+    ///
+    /// # Panics
+    /// As [`pin`](Self::pin).
+    pub fn discard(&mut self, regions: &Regions) -> Result<PinReport, PinError> {
+        let regions = if regions.all_backed() {
+            regions.clone()
+        } else {
+            regions.with_backings(&regions.survey()?)
+        };
+        let discarded = self.run(&Discard, regions)?;
+        Ok(discarded.report().clone())
+    }
+
+    fn advise(&self, regions: &Regions) {
+        let Some(wanted) = self.huge_pages else {
+            return;
+        };
+        let hugetlb = |kind| kind == Some(BackingKind::Hugetlb);
+        for region in regions {
+            if !hugetlb(region.backing().map(|backing| backing.kind)) {
+                // Advice: a kernel without transparent huge pages pins small ones.
+                let _ = region.advise_huge_pages(wanted);
+            }
+        }
+    }
+
+    /// Finds out what is behind the regions, where that is needed, and checks the limits on memory.
+    fn prepare(&self, accounting: Accounting, regions: &Regions) -> Result<Regions, PinError> {
+        if regions.all_backed() && !self.check {
+            return Ok(regions.clone());
+        }
+        let survey = regions.survey()?;
+        let regions = regions.with_backings(&survey);
+        if self.check {
+            let demand = budget::demand(&regions, &survey, accounting);
+            MemoryBudget::current()
+                .check(&demand)
+                .map_err(|shortages| PinError::short(&shortages))?;
+        }
+        Ok(regions)
+    }
+
+    fn run<T: Target>(&mut self, target: &T, regions: Regions) -> Result<Pinned<T>, PinError> {
+        let (addressing, accounting) = (target.addressing(), target.accounting());
+        let cpu = CpuBudget::current();
+        let plan = self.plan(target, &regions, addressing, &cpu)?;
+        let session = target
+            .begin(&regions, &plan)
+            .map_err(|fault| PinError::of_fault(fault, &regions, accounting))?;
+        let helpers = plan.threads().get() - 1;
+        let own_crew = (self.crew.is_none() && helpers > 0).then(|| Crew::new(helpers, self.nice));
+        let watch = Watch {
+            cancel: self.cancel.as_ref(),
+            progress: self.progress.as_deref_mut().map(|callback| callback as _),
+        };
+        let before = Throttle::current();
+        let crew = own_crew.as_ref().or(self.crew.as_deref());
+        let outcome = pinning::run(&plan, crew, &session, watch);
+        let throttled = before.and_then(|before| Some(Throttle::current()?.since(&before)));
+        let report = |job| PinReport {
+            target: target.name(),
+            strategy: target.strategy(),
+            regions: regions.iter().len(),
+            page_size: regions.page_size(),
+            nice: crew.map_or(self.nice, Crew::nice),
+            job,
+            cpu,
+            throttled,
+        };
+        match outcome {
+            Ok(finished) => {
+                let report = report(finished.report);
+                let crew = self.crew.clone();
+                Ok(Pinned::new(
+                    target,
+                    session,
+                    regions,
+                    finished.chunks,
+                    crew,
+                    report,
+                ))
+            }
+            Err(mut error) => {
+                let report = error.report.take().map(|job| report(*job));
+                Err(PinError::of_run(
+                    error, report, &regions, addressing, accounting,
+                ))
+            }
+        }
+    }
+
+    fn plan<T: Target>(
+        &self,
+        target: &T,
+        regions: &Regions,
+        addressing: Addressing,
+        cpu: &CpuBudget,
+    ) -> Result<Plan, PinError> {
+        let mut job = regions.job(addressing)?;
+        job.min_chunk = self.min_chunk;
+        job.max_chunk = self.max_chunk;
+        job.max_threads = self.threads;
+        Ok(Plan::new(&job, &target.constraints(), &CpuAllowance(cpu))?)
+    }
+}
+
+impl Default for Pinner<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Pinner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pinner")
+            .field("threads", &self.threads)
+            .field("nice", &self.nice)
+            .field("min_chunk", &self.min_chunk)
+            .field("max_chunk", &self.max_chunk)
+            .field("huge_pages", &self.huge_pages)
+            .field("check", &self.check)
+            .field("crew", &self.crew)
+            .field("cancel", &self.cancel)
+            .field("progress", &self.progress.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The [`Survey`] of regions: what is behind each, and how much of it is there already.
+
+use std::{fs, io};
+
+use thiserror::Error;
+
+use crate::{
+    Backing, Hva, PageSize, Region, Regions,
+    smaps::{self, Vma},
+};
+
+/// What was found behind the regions, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey(Box<[Found]>);
+
+/// What was found behind one region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The kind of memory, and the smallest page size of all mappings that the region spans.
+    pub backing: Backing,
+    /// Bytes of the region that are certainly resident; more may be, where a mapping reaches beyond the region.
+    pub resident: u64,
+}
+
+impl Survey {
+    pub(crate) fn new(regions: &Regions) -> Result<Self, SurveyError> {
+        let text = fs::read_to_string("/proc/self/smaps")
+            .map_err(|source| SurveyError::Read { source })?;
+        let vmas = smaps::parse(&text, pmd_size());
+        regions
+            .iter()
+            .map(|region| survey(region, &vmas))
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// One entry for each region, in IOVA order.
+    #[must_use]
+    pub fn found(&self) -> &[Found] {
+        &self.0
+    }
+}
+
+/// The size of a transparent huge page, where the kernel has them.
+fn pmd_size() -> Option<PageSize> {
+    let text = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").ok()?;
+    PageSize::new(text.trim().parse().ok()?)
+}
+
+fn survey(region: &Region, vmas: &[Vma]) -> Result<Found, SurveyError> {
+    let (start, end) = (region.hva().0, region.hva().0 + region.size());
+    let first = vmas.partition_point(|vma| vma.end <= start);
+    let (mut at, mut found) = (start, None::<Found>);
+    for vma in vmas[first..].iter().take_while(|vma| vma.start < end) {
+        if vma.start > at {
+            break;
+        }
+        if !vma.writable {
+            return Err(SurveyError::NotWritable { hva: Hva(at) });
+        }
+        let outside = start.saturating_sub(vma.start) + vma.end.saturating_sub(end);
+        let resident = vma.resident.saturating_sub(outside);
+        found = Some(match found {
+            None => Found {
+                backing: vma.backing,
+                resident,
+            },
+            Some(so_far) => Found {
+                backing: if vma.backing.page_size < so_far.backing.page_size {
+                    vma.backing
+                } else {
+                    so_far.backing
+                },
+                resident: so_far.resident + resident,
+            },
+        });
+        at = vma.end;
+    }
+    match found {
+        Some(found) if at >= end => Ok(found),
+        _ => Err(SurveyError::Unmapped { hva: Hva(at) }),
+    }
+}
+
+/// Why the backing of regions cannot be told.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SurveyError {
+    /// The kernel's list of mappings cannot be read.
+    #[error("/proc/self/smaps cannot be read")]
+    Read {
+        /// The reason.
+        source: io::Error,
+    },
+    /// Nothing is mapped there.
+    #[error("nothing is mapped at {hva}, inside a region")]
+    Unmapped {
+        /// The first address without a mapping.
+        hva: Hva,
+    },
+    /// The memory is mapped without the right to write.
+    #[error("the mapping at {hva}, inside a region, cannot be written to")]
+    NotWritable {
+        /// The first such address.
+        hva: Hva,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BackingKind;
+
+    const BASE: u64 = 0x7f00_0000_0000;
+
+    fn vma(from: u64, to: u64, resident: u64, page_size: PageSize) -> Vma {
+        Vma {
+            start: BASE + from,
+            end: BASE + to,
+            writable: true,
+            resident,
+            backing: Backing {
+                kind: BackingKind::Anonymous,
+                page_size,
+            },
+        }
+    }
+
+    fn found(from: u64, size: u64, vmas: &[Vma]) -> Result<Found, String> {
+        survey(&Region::for_tests(BASE + from, size), vmas).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_region_over_several_mappings_has_the_smallest_page() {
+        let vmas = [
+            vma(0, 0x20_0000, 0x10_0000, PageSize::SIZE_2M),
+            vma(0x20_0000, 0x40_0000, 0x20_0000, PageSize::SIZE_4K),
+        ];
+        let found = found(0, 0x40_0000, &vmas).unwrap();
+        assert_eq!(found.backing.page_size, PageSize::SIZE_4K);
+        assert_eq!(found.resident, 0x30_0000);
+    }
+
+    #[test]
+    fn residency_of_a_part_is_a_lower_bound() {
+        let vmas = [vma(0, 0x10_0000, 0xc_0000, PageSize::SIZE_4K)];
+        assert_eq!(found(0x8_0000, 0x8_0000, &vmas).unwrap().resident, 0x4_0000);
+        assert_eq!(found(0, 0x1000, &vmas).unwrap().resident, 0);
+    }
+
+    #[test]
+    fn holes_and_read_only_mappings_are_named() {
+        let mut vmas = [
+            vma(0, 0x1000, 0, PageSize::SIZE_4K),
+            vma(0x2000, 0x3000, 0, PageSize::SIZE_4K),
+        ];
+        let hole = "nothing is mapped at 0x7f0000001000, inside a region";
+        assert_eq!(found(0, 0x3000, &vmas).unwrap_err(), hole);
+        assert!(found(0x4000, 0x1000, &vmas).is_err());
+        vmas[1].writable = false;
+        let read_only = "the mapping at 0x7f0000002000, inside a region, cannot be written to";
+        assert_eq!(found(0x2000, 0x1000, &vmas).unwrap_err(), read_only);
+    }
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! All unsafe code of this crate: the promise about a guest's memory, and the system calls that rely on it.
+#![expect(
+    unsafe_code,
+    reason = "memory is handed to the kernel by address; each block proves its contract"
+)]
+
+pub(crate) mod mapping;
+pub(crate) mod region;
+pub(crate) mod ring;

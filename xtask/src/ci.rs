@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The steps that a change has to pass, in order, and how each is told of.
+
+use std::{
+    env,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::{command::CommandLine, msrv, tidy};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Runs this step alone; may be given more than once.
+    #[arg(long, value_name = "STEP")]
+    only: Vec<Step>,
+    /// Prints the steps and what they run, and does nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+/// One step, in the order in which they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// Formatting
+    Fmt,
+    /// Lints, warnings are errors
+    Clippy,
+    /// Unit, integration and documentation tests
+    Test,
+    /// Loom models of the hand-out of chunks
+    Models,
+    /// Documentation builds without a warning
+    Doc,
+    /// Licences, sources and duplicates of dependencies
+    Deny,
+    /// Every bench runs once
+    Benches,
+    /// No dependency needs a newer compiler than is promised
+    Msrv,
+    /// File lengths, headers, the code map, orphans, crate edges
+    Tidy,
+}
+
+/// How a step ended that did not fail.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Passed,
+    /// Passed but for a part, with the reason.
+    Partly(String),
+    Skipped(String),
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let steps: Vec<_> = Step::value_variants()
+        .iter()
+        .filter(|step| arguments.only.is_empty() || arguments.only.contains(step))
+        .collect();
+    if arguments.list {
+        for step in steps {
+            println!("{:<8} {}", step.name(), step.commands());
+        }
+        return ExitCode::SUCCESS;
+    }
+    let start = Instant::now();
+    for step in &steps {
+        if !step.report() {
+            return ExitCode::FAILURE;
+        }
+    }
+    println!(
+        "ok    {} of {} steps  {}",
+        steps.len(),
+        Step::value_variants().len(),
+        seconds(start.elapsed())
+    );
+    ExitCode::SUCCESS
+}
+
+impl Step {
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    /// Runs and prints the line that says how it went. Returns whether it did not fail.
+    fn report(self) -> bool {
+        let start = Instant::now();
+        let outcome = self.run();
+        let (name, time) = (self.name(), seconds(start.elapsed()));
+        match &outcome {
+            Ok(Outcome::Passed) => println!("ok    {name:<8} {time}"),
+            Ok(Outcome::Partly(reason)) => println!("ok    {name:<8} {time}  skipped: {reason}"),
+            Ok(Outcome::Skipped(reason)) => println!("skip  {name:<8} {time}  skipped: {reason}"),
+            Err(error) => println!("FAIL  {name}: {error:#} ({time})"),
+        }
+        outcome.is_ok()
+    }
+
+    fn run(self) -> Result<Outcome> {
+        match self {
+            Self::Test => self.command().show()?,
+            Self::Models => check_models(&self.command())?,
+            Self::Deny => return check_deny(&self.command()),
+            Self::Msrv => return msrv::check(),
+            Self::Tidy => tidy::check()?,
+            Self::Clippy => {
+                self.command().read()?;
+                bare_clippy().read()?;
+            }
+            Self::Fmt | Self::Doc | Self::Benches => _ = self.command().read()?,
+        }
+        Ok(Outcome::Passed)
+    }
+
+    fn commands(self) -> String {
+        match self {
+            Self::Clippy => format!("{} && {}", self.command(), bare_clippy()),
+            _ => self.command().to_string(),
+        }
+    }
+
+    /// What it runs, or, for a step without a command of its own, how to run it alone.
+    fn command(self) -> CommandLine {
+        match self {
+            Self::Fmt => CommandLine::new("cargo fmt --all --check"),
+            Self::Clippy => {
+                CommandLine::new("cargo clippy --workspace --all-targets -- -D warnings")
+            }
+            Self::Test => CommandLine::new("cargo test --workspace"),
+            // A directory of its own: other flags would have everything built anew, here and at the next step.
+            Self::Models => {
+                CommandLine::new("cargo test -p parapin-pinning --lib --release models")
+                    .flags("RUSTFLAGS", "--cfg loom")
+                    .variable(
+                        "CARGO_TARGET_DIR",
+                        env::var("CARGO_TARGET_DIR").unwrap_or("target".into()) + "/loom",
+                    )
+            }
+            Self::Doc => CommandLine::new("cargo doc --workspace --no-deps")
+                .flags("RUSTDOCFLAGS", "-D warnings"),
+            Self::Deny => {
+                CommandLine::new("cargo deny --offline --workspace check bans licenses sources")
+            }
+            Self::Benches => CommandLine::new("cargo bench -p parapin -- --test"),
+            Self::Msrv | Self::Tidy => {
+                CommandLine::new(format!("cargo xtask ci --only {}", self.name()))
+            }
+        }
+    }
+}
+
+/// The library alone has to stand without the command line's dependencies.
+fn bare_clippy() -> CommandLine {
+    CommandLine::new("cargo clippy -p parapin --no-default-features --lib -- -D warnings")
+}
+
+/// A filter that matches nothing passes too, so the count is looked at.
+fn check_models(command: &CommandLine) -> Result<()> {
+    let output = command.read()?;
+    print!("{output}");
+    ensure!(
+        output.contains("::models::"),
+        "no model ran; repeat with: {command}"
+    );
+    Ok(())
+}
+
+fn check_deny(command: &CommandLine) -> Result<Outcome> {
+    if CommandLine::new("cargo deny --version").succeeds() {
+        // It looks at the crates of all platforms; a build fetches those of this one only.
+        CommandLine::new("cargo fetch --quiet --locked").read()?;
+        command.read()?;
+        return Ok(Outcome::Passed);
+    }
+    let reason = "cargo-deny is not installed (cargo install --locked cargo-deny)";
+    if env::var_os("CI").is_some() {
+        bail!("{reason}; repeat with: {command}");
+    }
+    Ok(Outcome::Skipped(reason.to_owned()))
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}
