@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What was typed. Nothing here looks at the machine.
+
+use std::num::NonZeroUsize;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done (also --hold after a signal and a clean unpin)
+  1    failed, nothing left pinned
+  2    wrong usage
+  3    failed, and something stayed pinned
+  130  cancelled by Ctrl-C, and undone";
+
+const PIN_EXAMPLES: &str = "\
+Examples:
+  parapin pin                                   pin up to 4 GiB, as fast as the limits allow
+  parapin pin --size 16G --page-size thp        with transparent huge pages
+  parapin pin --size 1G --threads 1             as a serial loop would
+  parapin pin --size 2G --target populate       only fault the pages in
+  parapin pin --size 4G --json | jq .limited_by which limit bound the number of threads
+  parapin pin --size 8G --hold                  stay pinned until Ctrl-C
+
+Sizes are bytes, or take K, M, G, T as powers of 1024.";
+
+/// Pins guest memory for devices in parallel, inside the limits of the caller, and takes every page back if anything
+/// fails.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Pin memory of this process, report what that took, and unpin it.
+    #[command(after_help = format!("{PIN_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Pin(PinArgs),
+}
+
+/// Flags of `parapin pin`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PinArgs {
+    /// Bytes to pin [default: the smaller of 4G and a quarter of the available memory].
+    #[arg(long, value_parser = size)]
+    pub(crate) size: Option<u64>,
+    /// Number of regions that the bytes are spread over.
+    #[arg(long, default_value = "1")]
+    pub(crate) regions: NonZeroUsize,
+    /// Where the memory is pinned.
+    #[arg(long, value_enum, default_value_t = TargetName::IoUring)]
+    pub(crate) target: TargetName,
+    /// Pages behind the memory; 2m and 1g come from the hugetlb pools.
+    #[arg(long, value_enum, default_value_t = PageName::Small)]
+    pub(crate) page_size: PageName,
+    /// Private anonymous memory, or shared memory of a memfd.
+    #[arg(long, value_enum, default_value_t = BackingName::Anon)]
+    pub(crate) backing: BackingName,
+    /// At most so many threads, this one included [default: what the limits allow].
+    #[arg(long)]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Nice value of the helper threads.
+    #[arg(long, default_value_t = parapin::NICEST, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i32).range(-20..=19))]
+    pub(crate) nice: i32,
+    /// Bytes that are worth a thread.
+    #[arg(long, value_parser = size, default_value = "32M")]
+    pub(crate) min_chunk: u64,
+    /// Most bytes of a chunk.
+    #[arg(long, value_parser = size, default_value = "256M")]
+    pub(crate) max_chunk: u64,
+    /// Do not compare the limits on memory with what is needed first.
+    #[arg(long)]
+    pub(crate) no_check: bool,
+    /// Stay pinned until Ctrl-C or SIGTERM.
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print nothing but errors.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TargetName {
+    /// Real pins as registered buffers of io_uring.
+    IoUring,
+    /// No pins: pages are faulted in.
+    Populate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PageName {
+    /// Base pages.
+    #[value(name = "4k")]
+    Small,
+    /// Transparent huge pages.
+    #[value(name = "thp")]
+    Transparent,
+    /// Huge pages of 2 MiB.
+    #[value(name = "2m")]
+    Huge2M,
+    /// Huge pages of 1 GiB.
+    #[value(name = "1g")]
+    Huge1G,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackingName {
+    Anon,
+    Memfd,
+}
+
+/// A positive number of bytes with an optional binary suffix.
+fn size(text: &str) -> Result<u64, String> {
+    match parse_size::Config::new().with_binary().parse_size(text) {
+        Ok(0) => Err("must be more than 0".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(format!(
+            "{error}; write bytes, or a number with K, M, G or T"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("1K", 1 << 10),
+            ("32M", 32 << 20),
+            ("4G", 4 << 30),
+            ("1.5G", 3 << 29),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "-1", "4Q", "G", "99999999999999999999", "0x10"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+}

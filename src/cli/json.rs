@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The JSON of `parapin pin --json`: schema 1, numbers in bytes and seconds.
+
+use cgroup::Limit;
+use parapin::{MemoryBudget, PinReport};
+use serde::Serialize;
+
+use super::{
+    args::{PinArgs, TargetName},
+    pin::{Failure, Success},
+};
+
+#[derive(Serialize)]
+struct Output<'a> {
+    schema: u32,
+    #[serde(flatten)]
+    report: Option<ReportJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReportJson<'a> {
+    target: &'a str,
+    strategy: &'a str,
+    bytes: u64,
+    regions: usize,
+    page_size: u64,
+    threads: usize,
+    helpers_wanted: usize,
+    helpers_started: usize,
+    limited_by: &'a str,
+    limits: Vec<LimitJson>,
+    nice: i32,
+    priority: &'a str,
+    chunk_bytes: MinMax,
+    chunks: u64,
+    seconds: f64,
+    populate_seconds: f64,
+    map_seconds: f64,
+    gib_per_second: f64,
+    verified_pinned_bytes: u64,
+    throttled: Option<ThrottledJson>,
+    per_thread: Vec<ThreadJson>,
+}
+
+#[derive(Serialize)]
+struct LimitJson {
+    name: &'static str,
+    value: String,
+    source: String,
+}
+
+#[derive(Serialize)]
+struct MinMax {
+    min: u64,
+    max: u64,
+}
+
+#[derive(Serialize)]
+struct ThrottledJson {
+    periods: u64,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct ThreadJson {
+    bytes: u64,
+    cpu_seconds: f64,
+    nice: i32,
+}
+
+#[derive(Serialize)]
+struct ErrorJson<'a> {
+    kind: &'a str,
+    message: &'a str,
+    remedy: Option<&'a str>,
+    at: Option<AtJson>,
+    chunks_undone: u64,
+    left_pinned_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct AtJson {
+    iova: u64,
+    bytes: u64,
+}
+
+/// One object for a run that pinned.
+pub(crate) fn success(success: &Success<'_>) -> String {
+    let grown = success.pinned.pinned.saturating_sub(success.before.pinned);
+    render(&Output {
+        schema: 1,
+        report: Some(report(success.report, success.pins, grown)),
+        target: None,
+        error: None,
+    })
+}
+
+/// One object for a run that failed; with the report of what was done before, where the job had started.
+pub(crate) fn failure(args: &PinArgs, failure: &Failure<'_>) -> String {
+    let pins = args.target == TargetName::IoUring;
+    let started = failure.error.and_then(|error| error.report());
+    let name = if pins { "io-uring" } else { "populate" };
+    render(&Output {
+        schema: 1,
+        report: started.map(|started| report(started, pins, failure.left_pinned)),
+        target: started.is_none().then_some(name),
+        error: Some(ErrorJson {
+            kind: failure.kind,
+            message: &failure.message,
+            remedy: failure.remedy.as_deref(),
+            at: failure.error.and_then(|error| error.at()).map(|at| AtJson {
+                iova: at.iova.0,
+                bytes: at.size,
+            }),
+            chunks_undone: failure.error.map_or(0, |error| error.chunks_undone()),
+            left_pinned_bytes: failure.left_pinned,
+        }),
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a speed")]
+fn report(report: &PinReport, pins: bool, verified: u64) -> ReportJson<'_> {
+    let job = &report.job;
+    let seconds = job.time.as_secs_f64();
+    let memory = MemoryBudget::current();
+    let limits = report.cpu.limits().iter().chain(memory.limits());
+    ReportJson {
+        target: report.target,
+        strategy: report.strategy,
+        bytes: job.bytes,
+        regions: report.regions,
+        page_size: report.page_size.bytes(),
+        threads: job.threads,
+        helpers_wanted: job.helpers_wanted,
+        helpers_started: job.helpers_started,
+        limited_by: job.limited_by.name(),
+        limits: limits.map(limit).collect(),
+        nice: report.nice,
+        priority: job.priority.name(),
+        chunk_bytes: MinMax {
+            min: job.chunk_bytes.0,
+            max: job.chunk_bytes.1,
+        },
+        chunks: job.chunks,
+        seconds,
+        populate_seconds: if pins { 0.0 } else { seconds },
+        map_seconds: if pins { seconds } else { 0.0 },
+        gib_per_second: job.bytes as f64 / (1u64 << 30) as f64 / seconds.max(1e-9),
+        verified_pinned_bytes: verified,
+        throttled: report.throttled.map(|throttled| ThrottledJson {
+            periods: throttled.periods,
+            seconds: throttled.time.as_secs_f64(),
+        }),
+        per_thread: job
+            .workers
+            .iter()
+            .map(|worker| ThreadJson {
+                bytes: worker.bytes,
+                cpu_seconds: worker.cpu_time.as_secs_f64(),
+                nice: worker.nice,
+            })
+            .collect(),
+    }
+}
+
+fn limit(limit: &Limit) -> LimitJson {
+    LimitJson {
+        name: limit.name,
+        value: limit.value.clone(),
+        source: limit.source.display().to_string(),
+    }
+}
+
+fn render(output: &Output<'_>) -> String {
+    // The types above have string keys only and no failing `Serialize`, which is all that could go wrong.
+    serde_json::to_string_pretty(output)
+        .unwrap_or_else(|error| format!("{{\"schema\":1,\"error\":\"{error}\"}}"))
+}
