@@ -3,6 +3,7 @@
 //! What helpers inherit and how nice they are, read from /proc as an administrator would.
 //!
 //! One test in a process of its own: it changes its CPU mask and counts its threads.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,
@@ -57,10 +58,7 @@ fn plan(threads: usize) -> Plan {
 
 #[test]
 fn helpers_are_named_niced_and_follow_the_callers_mask() {
-    let own_nice = || rustix::process::getpriority_process(None).unwrap();
-    let mask = sched_getaffinity(None).unwrap();
     let nice_before = own_nice();
-
     let crew = Crew::new(2, NICEST);
     let names_and_nice: Vec<_> = threads().into_iter().map(|t| (t.name, t.nice)).collect();
     assert_eq!(
@@ -69,29 +67,26 @@ fn helpers_are_named_niced_and_follow_the_callers_mask() {
     );
     assert_eq!(own_nice(), nice_before, "the caller stays as it is");
 
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let observe = || {
-        let seen = Arc::clone(&seen);
-        FakeKernel::new().with_hook(move |_, _| *seen.lock().unwrap() = threads())
-    };
+    let mask = sched_getaffinity(None).unwrap();
     let first = (0..CpuSet::MAX_CPU).find(|&cpu| mask.is_set(cpu)).unwrap();
     let mut one = CpuSet::new();
     one.set(first);
     sched_setaffinity(None, &one).unwrap();
-    let finished = pinning::run(&plan(3), Some(&crew), &observe(), Watch::default()).unwrap();
-    let expected = first.to_string();
-    let cpus: Vec<_> = seen
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|t| t.cpus.clone())
-        .collect();
     assert_eq!(
-        cpus,
-        [expected.clone(), expected],
+        masks_in_a_job(&crew),
+        [first.to_string(), first.to_string()],
         "a narrower mask is taken over"
     );
-    assert_eq!(finished.report.helpers_started, 2);
+    sched_setaffinity(None, &mask).unwrap();
+    let own = own_mask();
+    assert_eq!(
+        masks_in_a_job(&crew),
+        [own.clone(), own],
+        "and so is a wider one"
+    );
+
+    let finished =
+        pinning::run(&plan(3), Some(&crew), &FakeKernel::new(), Watch::default()).unwrap();
     let nice: Vec<_> = finished
         .report
         .workers
@@ -100,32 +95,38 @@ fn helpers_are_named_niced_and_follow_the_callers_mask() {
         .collect();
     assert_eq!(nice, [nice_before, 19, 19]);
 
-    sched_setaffinity(None, &mask).unwrap();
-    pinning::run(&plan(3), Some(&crew), &observe(), Watch::default()).unwrap();
-    let own = fs::read_to_string("/proc/thread-self/status").unwrap();
-    let own = own
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
-        .unwrap()
-        .trim()
-        .to_owned();
-    let cpus: Vec<_> = seen
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|t| t.cpus.clone())
-        .collect();
-    assert_eq!(cpus, [own.clone(), own], "and so is a wider one");
-
-    pinning::run(&plan(1), Some(&crew), &observe(), Watch::default()).unwrap();
     drop(crew);
     assert_eq!(threads(), [], "dropping joins the helpers");
-
-    let nicer_than_asked = Crew::new(1, -20);
+    let hasty = Crew::new(1, -20);
     assert_eq!(
         threads()[0].nice,
         nice_before,
         "helpers never get ahead of the caller"
     );
-    drop(nicer_than_asked);
+    drop(hasty);
+}
+
+fn own_nice() -> i32 {
+    rustix::process::getpriority_process(None).unwrap()
+}
+
+fn own_mask() -> String {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.unwrap().trim().to_owned()
+}
+
+/// The CPU masks of the helpers, as seen from inside a job of theirs.
+fn masks_in_a_job(crew: &Crew) -> Vec<String> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let observer = {
+        let seen = Arc::clone(&seen);
+        FakeKernel::new().with_hook(move |_, _| *seen.lock().unwrap() = threads())
+    };
+    let finished = pinning::run(&plan(3), Some(crew), &observer, Watch::default()).unwrap();
+    assert_eq!(finished.report.helpers_started, 2);
+    let seen = seen.lock().unwrap();
+    seen.iter().map(|thread| thread.cpus.clone()).collect()
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! Cancel, panic, the order of errors, progress, and a crew used from inside its own job.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     num::{NonZeroU64, NonZeroUsize},

@@ -45,7 +45,7 @@ pub(crate) enum Command {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PinArgs {
     /// Bytes to pin [default: the smaller of 4G and a quarter of the available memory].
-    #[arg(long, value_parser = size)]
+    #[arg(long, value_parser = size, allow_negative_numbers = true)]
     pub(crate) size: Option<u64>,
     /// Number of regions that the bytes are spread over.
     #[arg(long, default_value = "1")]
@@ -60,7 +60,7 @@ pub(crate) struct PinArgs {
     #[arg(long, value_enum, default_value_t = BackingName::Anon)]
     pub(crate) backing: BackingName,
     /// At most so many threads, this one included [default: what the limits allow].
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Nice value of the helper threads.
     #[arg(long, default_value_t = parapin::NICEST, allow_negative_numbers = true,
