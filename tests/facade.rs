@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use fakes::{FakeKernel, FakeTarget};
 use machine::{alone, has_io_uring, skip, vm_pin};
 use parapin::{
     Backing, BackingKind, CancelToken, Crew, IoUring, Iova, Mapping, PageSize, Pages, PinErrorKind,
@@ -92,6 +93,77 @@ fn a_panic_in_the_callback_leaves_nothing() {
     assert_eq!(vm_pin(), before);
 }
 
+/// Four chunks of 1 MiB at most at these offsets, plus short ones at the borders.
+fn fake_regions() -> (Regions, u64) {
+    let regions = Regions::new([region(4 * MIB, 0x10_0000_0000)]).unwrap();
+    let hva = regions.iter().next().unwrap().hva().0;
+    (regions, hva)
+}
+
+#[test]
+fn what_cannot_be_undone_is_listed_by_iova() {
+    let (regions, hva) = fake_regions();
+    let kernel = Arc::new(
+        FakeKernel::new()
+            .failing_at(hva + 4 * MIB - 1)
+            .refusing_undo_at(hva),
+    );
+    let error = small_chunks()
+        .threads(NonZeroUsize::MIN)
+        .pin(&FakeTarget::new(&kernel), &regions)
+        .unwrap_err();
+    assert_eq!(error.kind(), PinErrorKind::UndoFailed);
+    let left: Vec<_> = error
+        .left_pinned()
+        .iter()
+        .map(|left| (left.iova, left.hva.0))
+        .collect();
+    assert_eq!(left, [(Iova(0x10_0000_0000), hva)]);
+    assert_eq!(kernel.held(), [(hva, hva + error.left_pinned()[0].size)]);
+    let text = error.to_string();
+    assert!(
+        text.starts_with("fake failed: as told; could not be undone: 0x"),
+        "{text}"
+    );
+    assert!(error.chunks_undone() >= 2, "the others are undone");
+}
+
+#[test]
+fn what_cannot_be_unpinned_is_listed_by_iova() {
+    let (regions, hva) = fake_regions();
+    let kernel = Arc::new(FakeKernel::new().refusing_undo_at(hva + 2 * MIB));
+    let pinned = small_chunks()
+        .pin(&FakeTarget::new(&kernel), &regions)
+        .unwrap();
+    let error = pinned.unpin().unwrap_err();
+    let [left] = error.left_pinned() else {
+        panic!("{error}");
+    };
+    assert_eq!(kernel.held(), [(left.hva.0, left.hva.0 + left.size)]);
+    assert_eq!(left.iova.0 - 0x10_0000_0000, left.hva.0 - hva);
+    assert!(
+        error.to_string().starts_with("could not be unpinned: 0x"),
+        "{error}"
+    );
+}
+
+#[test]
+fn keeping_and_dropping() {
+    let (regions, hva) = fake_regions();
+    let kernel = Arc::new(FakeKernel::new());
+    let pinned = small_chunks()
+        .pin(&FakeTarget::new(&kernel), &regions)
+        .unwrap();
+    drop(pinned);
+    assert_eq!(kernel.held(), [], "dropping unpins");
+    let pinned = small_chunks()
+        .pin(&FakeTarget::new(&kernel), &regions)
+        .unwrap();
+    let table = pinned.keep();
+    assert_eq!(kernel.held(), [(hva, hva + 4 * MIB)], "keeping does not");
+    assert_eq!(table.iter().map(|placed| placed.size).sum::<u64>(), 4 * MIB);
+}
+
 #[test]
 fn overlaps_are_refused_with_both_regions_in_hex() {
     let error = Regions::new([region(2 * MIB, 0x10_0000), region(2 * MIB, 0)]).unwrap_err();
@@ -165,21 +237,18 @@ fn memory_that_is_not_there_is_named_before_anything_is_touched() {
 fn more_memory_than_the_machine_has_is_refused_by_the_check() {
     let _alone = alone();
     let available = parapin::MemoryBudget::current().available().unwrap();
-    let size = (available + (1 << 30)).next_multiple_of(4096);
-    let mapping = match Mapping::anonymous(size, Pages::Small) {
-        Ok(mapping) => mapping,
-        Err(error) => return skip(&format!("the kernel does not overcommit: {error}")),
-    };
-    let region = Region::of_mapping(Arc::new(mapping), Iova(0)).unwrap();
-    let regions = Regions::new([region]).unwrap();
+    // In two mappings, since the kernel refuses a single one that is obviously too large.
+    let half = (available / 2 + (1 << 30)).next_multiple_of(4096);
+    let regions = Regions::new([region(half, 0), region(half, 1 << 45)]).unwrap();
     let error = Pinner::new()
         .pin(&Populate::default(), &regions)
         .unwrap_err();
     let kinds = [PinErrorKind::OutOfMemory, PinErrorKind::Memcg];
     assert!(kinds.contains(&error.kind()), "{error}");
     assert!(error.remedy().is_some());
+    let survey = regions.survey().unwrap();
     assert!(
-        regions.survey().unwrap().found()[0].resident < MIB,
+        survey.found().iter().all(|found| found.resident == 0),
         "nothing was touched"
     );
 }

@@ -5,5 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod kernel;
+mod target;
 
 pub use kernel::{Event, FakeError, FakeKernel, Hook};
+pub use target::{FakeSession, FakeTarget};

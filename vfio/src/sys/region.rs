@@ -200,6 +200,32 @@ impl Region {
         }
     }
 
+    /// Bytes of a part that are resident (mincore(2)); `None` where the kernel does not say.
+    pub(crate) fn resident(&self, offset: u64, size: u64) -> Option<u64> {
+        /// Pages that are asked for at a time.
+        const PAGES: usize = 1 << 16;
+        let page = PageSize::base().bytes();
+        let step = page * PAGES as u64;
+        let mut states = vec![0u8; PAGES];
+        let mut resident = 0;
+        for at in (offset..offset + size).step_by(usize::try_from(step).ok()?) {
+            let bytes = step.min(offset + size - at);
+            let length = usize::try_from(bytes).ok()?;
+            let start = self.at(at, bytes).as_ptr();
+            // SAFETY: mincore only looks at page tables, and writes one byte a page of `bytes` to `states`, which has
+            // as many.
+            if unsafe { libc::mincore(start.cast(), length, states.as_mut_ptr()) } != 0 {
+                return None;
+            }
+            let pages = usize::try_from(bytes / page).ok()?;
+            resident += states[..pages]
+                .iter()
+                .filter(|&state| state & 1 == 1)
+                .count() as u64;
+        }
+        Some(resident * page)
+    }
+
     /// A part as the kernel takes it.
     pub(super) fn iovec(&self, offset: u64, size: u64) -> libc::iovec {
         libc::iovec {
