@@ -13,6 +13,8 @@
 
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
+
 use crate::{
     Chunk, Plan,
     bits::Bits,
@@ -58,10 +60,10 @@ impl Hand {
 #[derive(Debug)]
 pub(crate) struct HandOut<'p> {
     plan: &'p Plan,
-    cursor: AtomicU32,
+    cursor: CachePadded<AtomicU32>,
     claims: Bits,
     /// Bytes of pieces that somebody has begun; a hint for the pace, exact only once all threads were joined.
-    claimed: AtomicU64,
+    claimed: CachePadded<AtomicU64>,
     stop: AtomicBool,
     pub(crate) ledger: Ledger<'p>,
     pub(crate) pace: Pace,
@@ -72,9 +74,9 @@ impl<'p> HandOut<'p> {
         let layout = plan.layout();
         Self {
             plan,
-            cursor: AtomicU32::new(0),
+            cursor: CachePadded::new(AtomicU32::new(0)),
             claims: Bits::new(if layout.sliced() { layout.slices() } else { 0 }),
-            claimed: AtomicU64::new(0),
+            claimed: CachePadded::new(AtomicU64::new(0)),
             stop: AtomicBool::new(false),
             ledger: Ledger::new(layout),
             pace: Pace::new(workers),

@@ -10,15 +10,32 @@
 
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
+
 use crate::sync::{AtomicU64, Ordering};
 
-/// The rates of all workers of a job, bytes a second, 0 while not known.
+/// The rates of all workers of a job, in bytes a second.
+///
+/// Every worker writes and reads here between two pieces, so that what it has to look at does not grow with the number
+/// of workers.
 #[derive(Debug)]
-pub(crate) struct Pace(Box<[AtomicU64]>);
+pub(crate) struct Pace {
+    /// 0 while not known.
+    rates: Box<[CachePadded<AtomicU64>]>,
+    /// The sum of `rates`.
+    all: CachePadded<AtomicU64>,
+    /// The highest rate that anybody has had.
+    best: CachePadded<AtomicU64>,
+}
 
 impl Pace {
     pub(crate) fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| AtomicU64::new(0)).collect())
+        let zero = || CachePadded::new(AtomicU64::new(0));
+        Self {
+            rates: (0..workers).map(|_| zero()).collect(),
+            all: zero(),
+            best: zero(),
+        }
     }
 
     /// Notes that `worker` did `bytes` in `time`.
@@ -29,9 +46,15 @@ impl Pace {
             .unwrap_or(u64::MAX)
             .clamp(1, u64::MAX >> 16);
         let old = self.rate(worker);
-        let smoothed = if old == 0 { rate } else { old / 2 + rate / 2 };
-        // Relaxed: each rate is a hint of its own; no other data is read through it.
-        self.0[worker].store(smoothed.max(1), Ordering::Relaxed);
+        let smoothed = if old == 0 { rate } else { old / 2 + rate / 2 }.max(1);
+        // Relaxed, here and in the reads below: hints, and no other data is read through them. A rate has one writer,
+        // so that its difference goes into the sum exactly once.
+        self.rates[worker].store(smoothed, Ordering::Relaxed);
+        self.all
+            .fetch_add(smoothed.wrapping_sub(old), Ordering::Relaxed);
+        if self.best() < smoothed {
+            self.best.fetch_max(smoothed, Ordering::Relaxed);
+        }
     }
 
     /// Whether the job ends no later if `worker` does another piece, with `unclaimed` bytes that nobody has begun.
@@ -46,7 +69,7 @@ impl Pace {
         step: u64,
         late: Duration,
     ) -> bool {
-        let others = self.all() - self.rate(worker);
+        let others = self.all().saturating_sub(self.rate(worker));
         if worker == 0 || others == 0 {
             return true;
         }
@@ -59,7 +82,7 @@ impl Pace {
 
     /// Bytes that `worker` may draw, where `chunk` is a full chunk; less than a cell means one cell.
     pub(crate) fn share(&self, worker: usize, unclaimed: u64, chunk: u64) -> u64 {
-        let workers = self.0.len() as u64;
+        let workers = self.rates.len() as u64;
         match (worker, self.rate(worker)) {
             (0, 0) => chunk.min(unclaimed / (2 * workers)),
             (_, 0) => 0,
@@ -70,21 +93,15 @@ impl Pace {
     }
 
     fn all(&self) -> u64 {
-        (0..self.0.len())
-            .map(|worker| self.rate(worker))
-            .fold(0, u64::saturating_add)
+        self.all.load(Ordering::Relaxed)
     }
 
     fn best(&self) -> u64 {
-        (0..self.0.len())
-            .map(|worker| self.rate(worker))
-            .max()
-            .unwrap_or(0)
+        self.best.load(Ordering::Relaxed)
     }
 
     fn rate(&self, worker: usize) -> u64 {
-        // Relaxed: see `measured`.
-        self.0[worker].load(Ordering::Relaxed)
+        self.rates[worker].load(Ordering::Relaxed)
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crossbeam_utils::CachePadded;
 use rustix::{
     process::getpriority_process,
     time::{ClockId, clock_gettime},
@@ -119,7 +120,7 @@ struct Running<'a, W: Work> {
     cancel: Option<&'a CancelToken>,
     hand_out: HandOut<'a>,
     started: Instant,
-    done: AtomicU64,
+    done: CachePadded<AtomicU64>,
     failure: Mutex<Option<Failure<W::Error>>>,
     workers: Box<[Mutex<WorkerReport>]>,
     /// Helpers that have not left yet.
@@ -135,7 +136,7 @@ impl<'a, W: Work> Running<'a, W> {
             cancel,
             hand_out: HandOut::new(plan, workers),
             started: Instant::now(),
-            done: AtomicU64::new(0),
+            done: CachePadded::new(AtomicU64::new(0)),
             failure: Mutex::new(None),
             workers: (0..workers).map(|_| Mutex::default()).collect(),
             helping: Mutex::new(workers - 1),
