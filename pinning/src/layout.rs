@@ -19,34 +19,48 @@ use crate::{Chunk, Range};
 struct Span {
     start: u64,
     end: u64,
+    /// Where the first cell would begin if the range did not cut it short: a multiple of `slice`, and of `cell` where
+    /// there are several.
+    origin: u64,
     /// Size of a cell; all but the first and last of a span have it.
     cell: u64,
     /// Size of a slice, at most `cell`.
     slice: u64,
+    /// Most bytes of a chunk, at least `cell`.
+    chunk: u64,
     slices_per_cell: u32,
     first_cell: u32,
     first_slice: u32,
 }
 
 impl Span {
-    /// Number of the cell that holds `start`, counted from address 0.
-    fn absolute(&self) -> u64 {
-        self.start / self.cell
-    }
-
-    /// The bytes between two absolute cell borders that lie inside the span.
+    /// The bytes between two addresses that lie inside the span.
     fn clip(&self, start: u64, end: u64) -> (u64, u64) {
         (start.max(self.start), end.min(self.end))
     }
 
-    /// Addresses of the cells `[from, from + count)` of this span.
-    fn cells(&self, from: u32, count: u32) -> (u64, u64) {
-        let first = self.absolute() + u64::from(from - self.first_cell);
-        self.clip(
-            first.saturating_mul(self.cell),
-            (first + u64::from(count)).saturating_mul(self.cell),
-        )
+    /// Where the cell with this number of the span begins.
+    fn cell_start(&self, cell: u32) -> u64 {
+        u64::from(cell - self.first_cell)
+            .saturating_mul(self.cell)
+            .saturating_add(self.origin)
     }
+
+    /// Addresses of `count` cells.
+    fn cells(&self, from: u32, count: u32) -> (u64, u64) {
+        self.clip(self.cell_start(from), self.cell_start(from + count))
+    }
+}
+
+/// Sizes that a layout is cut by; each is raised to the alignment of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cuts {
+    /// The smallest chunk.
+    pub(crate) cell: u64,
+    /// The largest chunk.
+    pub(crate) chunk: u64,
+    /// The pieces that a chunk is done in, where it can be divided.
+    pub(crate) slice: Option<u64>,
 }
 
 /// How many cells a range has when cut at multiples of `cell`.
@@ -72,40 +86,64 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Cuts `ranges` at multiples of `cell`, and these into slices; both are raised to each range's alignment.
+    /// Cuts `ranges` at absolute multiples of the cell, and these into slices.
     ///
     /// `None` where cells or slices are more than 2³² − 1.
-    pub(crate) fn new(ranges: &[Range], cell: u64, slice: Option<u64>) -> Option<Self> {
+    pub(crate) fn new(ranges: &[Range], cuts: Cuts) -> Option<Self> {
         let mut layout = Self {
             spans: Box::default(),
             cells: 0,
             slices: 0,
             size: 0,
-            sliced: slice.is_some(),
+            sliced: cuts.slice.is_some(),
         };
         let mut spans = Vec::with_capacity(ranges.len());
         for range in ranges {
-            let cell = round_up(cell, range.align());
-            let slice = slice.map_or(cell, |slice| round_up(slice, range.align()).min(cell));
-            let slices_per_cell = u32::try_from(cell.div_ceil(slice)).ok()?;
-            let cells = u32::try_from(cells_of(range, cell)).ok()?;
-            spans.push(Span {
-                start: range.start(),
-                end: range.end(),
-                cell,
-                slice,
-                slices_per_cell,
-                first_cell: layout.cells,
-                first_slice: layout.slices,
-            });
+            let span = layout.span(range, cuts)?;
+            let cells = u32::try_from((range.end() - 1 - span.origin) / span.cell + 1).ok()?;
             layout.cells = layout.cells.checked_add(cells)?;
             layout.slices = cells
-                .checked_mul(slices_per_cell)
+                .checked_mul(span.slices_per_cell)
                 .and_then(|slices| layout.slices.checked_add(slices))?;
             layout.size += range.size();
+            spans.push(span);
         }
         layout.spans = spans.into();
         Some(layout)
+    }
+
+    /// The span that follows those which the layout has already.
+    fn span(&self, range: &Range, cuts: Cuts) -> Option<Span> {
+        let align = range.align();
+        let cell = round_up(cuts.cell, align);
+        let slice = cuts
+            .slice
+            .map_or(cell, |slice| round_up(slice, align).min(cell));
+        let (cell, slice, origin) = if cells_of(range, cell) == 1 {
+            // A cell that is larger than its range would have mostly empty slices, and claim to be a larger piece of
+            // work than it is.
+            let slice = if cuts.slice.is_some() { slice } else { align };
+            let origin = range.start() / slice * slice;
+            let cell = round_up(range.end() - origin, slice);
+            (
+                cell,
+                if cuts.slice.is_some() { slice } else { cell },
+                origin,
+            )
+        } else {
+            (cell, slice, range.start() / cell * cell)
+        };
+        Some(Span {
+            start: range.start(),
+            end: range.end(),
+            origin,
+            cell,
+            slice,
+            chunk: round_up(cuts.chunk, align).max(cell),
+            slices_per_cell: u32::try_from(cell.div_ceil(slice)).ok()?,
+            first_cell: self.cells,
+            first_slice: self.slices,
+        })
     }
 
     pub(crate) fn cells(&self) -> u32 {
@@ -125,28 +163,25 @@ impl Layout {
         self.sliced
     }
 
-    /// The largest number of bytes that a single `run` may be given when one cell is drawn.
+    /// The largest number of bytes that cannot be divided or taken over.
     pub(crate) fn step(&self) -> u64 {
         self.spans.iter().map(|span| span.slice).max().unwrap_or(0)
-    }
-
-    /// The largest cell.
-    pub(crate) fn largest_cell(&self) -> u64 {
-        self.spans.iter().map(|span| span.cell).max().unwrap_or(0)
     }
 
     fn span_of_cell(&self, cell: u32) -> usize {
         self.spans.partition_point(|span| span.first_cell <= cell) - 1
     }
 
-    /// How many cells, from `cell` on, a chunk of `bytes` may have without leaving the range; at least one.
+    /// How many cells, from `cell` on, a chunk of `bytes` may have without leaving the range or exceeding what a chunk
+    /// of this range may have; at least one.
     pub(crate) fn fit(&self, cell: u32, bytes: u64) -> u32 {
         let index = self.span_of_cell(cell);
         let next = self
             .spans
             .get(index + 1)
             .map_or(self.cells, |span| span.first_cell);
-        let wanted = bytes / self.spans[index].cell;
+        let span = &self.spans[index];
+        let wanted = bytes.min(span.chunk) / span.cell;
         u32::try_from(wanted)
             .unwrap_or(u32::MAX)
             .clamp(1, next - cell)
@@ -174,7 +209,7 @@ impl Layout {
         let span = &self.spans[index];
         let local = slice - span.first_slice;
         let cell = local / span.slices_per_cell;
-        let cell_start = (span.absolute() + u64::from(cell)).saturating_mul(span.cell);
+        let cell_start = span.cell_start(span.first_cell + cell);
         let offset = u64::from(local % span.slices_per_cell) * span.slice;
         let start = cell_start.saturating_add(offset);
         let end = start

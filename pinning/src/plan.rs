@@ -26,11 +26,14 @@ use thiserror::Error;
 
 use crate::{
     Allowance, Budget, Chunk, Job, Limit, Range,
-    layout::{Layout, cells_of, round_up},
+    layout::{Cuts, Layout, cells_of, round_up},
 };
 
 /// padata's `load_balance_factor`: chunks a thread can expect.
 const CHUNKS_PER_THREAD: u64 = 4;
+
+/// Bytes of a first piece where work cannot be divided: a few milliseconds even where pages have to be zeroed.
+const PROBE: u64 = 2 << 20;
 
 /// Most cells that a plan has, so that its ledger stays at a few MiB; the cut is raised beyond that.
 const MAX_CELLS: u64 = 1 << 20;
@@ -83,21 +86,29 @@ impl Plan {
         let hard_max = hard_max / align * align;
         let max_chunk = job.max_chunk.clamp(1, hard_max);
         let min_chunk = job.min_chunk.clamp(1, max_chunk);
+        // What cannot be divided is begun with a small piece, whoever begins it: a starved helper holds it for long.
+        let first = match constraints.slice {
+            Some(_) => min_chunk,
+            None => min_chunk.min(PROBE),
+        };
 
         let entries = constraints.entries.unwrap_or(u64::MAX);
-        let least_cell = cell_within(ranges, min_chunk, hard_max, entries)?;
+        let cell = cell_within(ranges, first, hard_max, entries)?;
         let (threads, limited_by) = threads(job, min_chunk, constraints, &budget.allowance());
         let share = job.size() / (threads.get() as u64).saturating_mul(CHUNKS_PER_THREAD);
-        let chunk = round_up(share.clamp(min_chunk, max_chunk), align)
-            .min(hard_max)
-            .max(least_cell);
-
+        let share = share.clamp(min_chunk, max_chunk);
         let slice = constraints
             .slice
             .map(|slice| slice.get().max(job.size() / MAX_SLICES));
-        let layout = Layout::new(ranges, least_cell, slice).ok_or(PlanError::TooManyPieces)?;
+        let cuts = Cuts {
+            cell,
+            chunk: share.max(cell),
+            slice,
+        };
+        let layout = Layout::new(ranges, cuts).ok_or(PlanError::TooManyPieces)?;
+        let chunk = round_up(share, align).min(hard_max).max(cell);
         Ok(Self {
-            chunk: chunk.max(layout.largest_cell()),
+            chunk,
             layout,
             threads,
             limited_by,
@@ -119,7 +130,12 @@ impl Plan {
             .iter()
             .filter_map(|chunk| Range::new(chunk.start(), chunk.size(), 1).ok())
             .collect();
-        let layout = Layout::new(&ranges, u64::MAX, None).ok_or(PlanError::TooManyPieces)?;
+        let whole = Cuts {
+            cell: u64::MAX,
+            chunk: u64::MAX,
+            slice: None,
+        };
+        let layout = Layout::new(&ranges, whole).ok_or(PlanError::TooManyPieces)?;
         let allowance = budget.allowance();
         let by_size = (layout.size() / min_chunk.max(1)).min(chunks.len() as u64);
         let (threads, limited_by) = least([

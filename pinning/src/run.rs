@@ -161,9 +161,8 @@ impl<'a, W: Work> Running<'a, W> {
 
     /// A helper's part.
     fn help(&self, worker: usize) {
+        let _leaving = Leaving(self);
         self.work_through(worker, |_| {});
-        *lock(&self.helping) -= 1;
-        self.left.notify_one();
     }
 
     /// Does pieces until there are none, or the job stops; `after_each` one on the same thread.
@@ -183,6 +182,7 @@ impl<'a, W: Work> Running<'a, W> {
             mine.taken_over += u64::from(piece.taken_over);
             after_each(self);
         }
+        self.hand_out.pace.left(worker);
         mine.cpu_time = cpu_time().saturating_sub(cpu_before);
         mine.nice = getpriority_process(None).unwrap_or(0);
         *lock(&self.workers[worker]) = mine;
@@ -301,6 +301,16 @@ impl<'a, W: Work> Running<'a, W> {
             left.push(LeftPinned { chunk, reason });
         }
         (undone, left)
+    }
+}
+
+/// Counts a helper out when it is dropped: the caller waits for that, whatever has happened to the helper.
+struct Leaving<'a, 'j, W: Work>(&'a Running<'j, W>);
+
+impl<W: Work> Drop for Leaving<'_, '_, W> {
+    fn drop(&mut self) {
+        *lock(&self.0.helping) -= 1;
+        self.0.left.notify_one();
     }
 }
 

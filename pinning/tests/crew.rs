@@ -9,6 +9,7 @@ use std::{
     fs,
     num::NonZeroUsize,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use fakes::FakeKernel;
@@ -96,6 +97,11 @@ fn helpers_are_named_niced_and_follow_the_callers_mask() {
     assert_eq!(nice, [nice_before, 19, 19]);
 
     drop(crew);
+    // A joined thread has let go of its memory; its entry in /proc goes a moment later.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !threads().is_empty() && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
     assert_eq!(threads(), [], "dropping joins the helpers");
     let hasty = Crew::new(1, -20);
     assert_eq!(

@@ -63,7 +63,7 @@ fn many_small_ranges_are_worth_as_many_threads_as_one_large_one() {
     let ranges: Vec<_> = (0..64).map(|i| (i * GIB, 16 * MIB, 4096)).collect();
     let plan = Plan::new(&job(&ranges), &Constraints::default(), &threads(8)).unwrap();
     assert_eq!(plan.threads().get(), 8);
-    assert_eq!(chunks(&plan).len(), 64);
+    assert!(chunks(&plan).iter().all(|chunk| chunk.size() <= 16 * MIB));
 }
 
 #[test]
@@ -72,6 +72,41 @@ fn alignment_beats_the_maximum() {
     let plan = Plan::new(&job, &Constraints::default(), &threads(4)).unwrap();
     assert_eq!(plan.chunk(), GIB);
     assert!(chunks(&plan).iter().all(|chunk| chunk.size() == GIB));
+}
+
+#[test]
+fn huge_pages_of_one_range_do_not_make_the_chunks_of_another_larger() {
+    let job = job(&[(0, 4 * GIB, GIB), (64 * GIB, 4 * GIB, 4096)]);
+    let plan = Plan::new(&job, &Constraints::default(), &threads(1)).unwrap();
+    for chunk in chunks(&plan) {
+        let most = if chunk.range() == 0 {
+            GIB
+        } else {
+            Job::MAX_CHUNK
+        };
+        assert!(chunk.size() <= most, "{chunk} of range {}", chunk.range());
+    }
+}
+
+#[test]
+fn a_minimum_of_any_size_is_planned_at_once() {
+    for slice in [None, NonZeroU64::new(2 * MIB)] {
+        for shift in [26, 40, 54, 63] {
+            let mut job = job(&[(0x7f00_0000_1000, 64 * MIB, 4096)]);
+            (job.min_chunk, job.max_chunk) = (1 << shift, u64::MAX);
+            let constraints = Constraints {
+                slice,
+                ..Constraints::default()
+            };
+            let plan = Plan::new(&job, &constraints, &threads(4)).unwrap();
+            assert!(plan.cells() <= 40, "{} cells", plan.cells());
+            assert_eq!(plan.threads().get(), 1);
+            assert_eq!(
+                chunks(&plan).iter().map(pinning::Chunk::size).sum::<u64>(),
+                64 * MIB
+            );
+        }
+    }
 }
 
 #[test]
@@ -227,6 +262,11 @@ proptest! {
             if let Some(max) = constraints.max_chunk {
                 prop_assert!(chunk.size() <= max.get());
             }
+            let bound = job.max_chunk.max(1).next_multiple_of(range.align());
+            prop_assert!(
+                chunk.size() <= bound || constraints.entries.is_some(),
+                "{} is larger than the maximum and than its own pages ask for", chunk
+            );
         }
         prop_assert!(finished.chunks.len() <= plan.cells());
         prop_assert!(finished.chunks.len() as u64 <= constraints.entries.unwrap_or(u64::MAX));

@@ -142,6 +142,36 @@ fn a_panic_in_the_progress_callback_undoes_too() {
     assert_eq!(kernel.held(), []);
 }
 
+#[test]
+fn a_panic_in_the_progress_callback_while_pieces_are_done_stops_them() {
+    // The caller's first piece lasts longer than the interval, so that the callback is due right after it.
+    let kernel = FakeKernel::new().with_hook(|chunk, worker| {
+        if worker == 0 && chunk.start() == PAGE {
+            thread::sleep(Watch::INTERVAL);
+        }
+    });
+    let mut seen = None;
+    let mut progress = |progress: Progress| {
+        seen = Some(progress.done);
+        panic!("the display broke");
+    };
+    catch_unwind(AssertUnwindSafe(|| {
+        let watch = Watch {
+            cancel: None,
+            progress: Some(&mut progress),
+        };
+        pinning::run(&plan(1, 512, None), None, &kernel, watch)
+    }))
+    .unwrap_err();
+    assert_eq!(seen, Some(PAGE), "after the first piece");
+    assert_eq!(
+        kernel.events().len(),
+        2,
+        "it was done and undone, and no other was begun"
+    );
+    assert_eq!(kernel.held(), []);
+}
+
 /// Two pieces fail at once by intent: both workers are inside `run` when the first of them returns its error.
 #[test]
 fn the_first_error_in_time_wins() {

@@ -20,9 +20,9 @@ fn a_crew_is_as_large_as_the_system_lets_it_be() {
         .and_then(|number| number.parse().ok())
         .unwrap();
     let limit = getrlimit(Resource::As);
-    // Room for a handful of stacks of 2 MiB.
+    // Room for some stacks of 2 MiB, and enough beside them for allocators.
     let little = Rlimit {
-        current: Some((size_kib << 10) + (24 << 20)),
+        current: Some((size_kib << 10) + (96 << 20)),
         maximum: limit.maximum,
     };
     setrlimit(Resource::As, little).unwrap();
