@@ -186,6 +186,7 @@ impl Guest<'_> {
                 Pages::Transparent => PageSize::SIZE_2M,
                 Pages::Small | Pages::Hugetlb(_) => PageSize::base(),
             },
+            shared: false,
         };
         let region = Region::of_mapping(memory, Iova(0))?.with_backing(backing);
         Ok(Regions::new([region])?)

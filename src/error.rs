@@ -97,24 +97,17 @@ impl PinError {
         Self::new(first.kind.into(), all.join("; ")).with_remedy(first.remedy.clone())
     }
 
-    /// A fault of the target; for a lack of memory it looks up which limit it was.
+    /// A fault of the target; for a lack of memory it looks up what there was too little of.
     pub(crate) fn of_fault(fault: PinFault, regions: &Regions, accounting: Accounting) -> Self {
-        let shortage = (fault.kind == FaultKind::NoMemory)
-            .then(|| {
-                MemoryBudget::current()
-                    .check(&budget::locked(regions, accounting))
-                    .err()
-            })
-            .flatten()
-            .and_then(|shortages| shortages.into_iter().next());
-        let (kind, remedy) = match &shortage {
-            Some(shortage) => (shortage.kind.into(), shortage.remedy.clone()),
-            None => (fault.kind.into(), fault.remedy.to_owned()),
+        let (kind, detail, remedy) = match fault.kind {
+            FaultKind::NoMemory => no_memory(&fault, regions, accounting),
+            kind => (kind.into(), None, None),
         };
-        let message = match &shortage {
-            Some(shortage) => format!("{fault} ({shortage})"),
+        let message = match detail {
+            Some(detail) => format!("{fault} ({detail})"),
             None => fault.to_string(),
         };
+        let remedy = remedy.unwrap_or_else(|| fault.remedy.to_owned());
         let mut error = Self::new(kind, message).with_remedy(remedy);
         error.detail.at = fault.at;
         error.source = Some(Box::new(fault.errno));
@@ -160,6 +153,46 @@ impl PinError {
             );
         }
         failed
+    }
+}
+
+/// The kernel says `ENOMEM` for a limit, for a lack of memory, and for a hole in the mapping: which one it was, what the
+/// limit is, and the remedy.
+fn no_memory(
+    fault: &PinFault,
+    regions: &Regions,
+    accounting: Accounting,
+) -> (PinErrorKind, Option<String>, Option<String>) {
+    let budget = MemoryBudget::current();
+    if let Some(short) = budget
+        .check(&budget::locked(regions, accounting))
+        .err()
+        .and_then(|shortages| shortages.into_iter().next())
+    {
+        return (
+            short.kind.into(),
+            Some(short.to_string()),
+            Some(short.remedy),
+        );
+    }
+    if let (Some(_), Err(hole @ SurveyError::Unmapped { .. })) = (fault.at, regions.survey()) {
+        return (PinErrorKind::BadAddress, Some(hole.to_string()), None);
+    }
+    let memlock = || {
+        budget
+            .limits()
+            .iter()
+            .find(|limit| limit.name == "RLIMIT_MEMLOCK")
+    };
+    match accounting {
+        // No file shows what other processes of the user have locked.
+        Accounting::User
+            if !budget.lock_exempt() && memlock().is_some_and(|l| l.allows.is_some()) =>
+        {
+            let detail = "other processes of this user may have locked memory too";
+            (PinErrorKind::Memlock, Some(detail.to_owned()), None)
+        }
+        _ => (PinErrorKind::OutOfMemory, None, None),
     }
 }
 

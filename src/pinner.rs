@@ -149,7 +149,8 @@ impl<'a> Pinner<'a> {
         Ok(populated.report().clone())
     }
 
-    /// Gives the pages of `regions` back to the system, in parallel; they read as zero afterwards. See [`Discard`].
+    /// Gives the pages of `regions` back to the system, in parallel; anonymous memory reads as zero afterwards. See
+    /// [`Discard`] for other kinds.
     ///
     /// Nothing of it may be pinned. Memory of a [`Mapping`](vfio::Mapping) is unmapped when that is dropped, which is
     /// quick once its pages are gone.
@@ -160,11 +161,7 @@ impl<'a> Pinner<'a> {
     /// # Panics
     /// As [`pin`](Self::pin).
     pub fn discard(&mut self, regions: &Regions) -> Result<PinReport, PinError> {
-        let regions = if regions.all_backed() {
-            regions.clone()
-        } else {
-            regions.with_backings(&regions.survey()?)
-        };
+        let regions = regions.as_surveyed(&regions.survey()?);
         let discarded = self.run(&Discard, regions)?;
         Ok(discarded.report().clone())
     }

@@ -222,6 +222,7 @@ fn memory_that_is_not_there_is_named_before_anything_is_touched() {
         .with_backing(Backing {
             kind: BackingKind::Anonymous,
             page_size: PageSize::SIZE_4K,
+            shared: false,
         });
     let regions = Regions::new([backed]).unwrap();
     let error = small_chunks()

@@ -62,7 +62,7 @@ pub(crate) struct PinArgs {
     /// At most so many threads, this one included [default: what the limits allow].
     #[arg(long, allow_negative_numbers = true)]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Nice value of the helper threads.
+    /// Nice value of the helper threads; they are never less nice than the calling thread.
     #[arg(long, default_value_t = parapin::NICEST, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub(crate) nice: i32,

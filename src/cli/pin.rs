@@ -29,6 +29,14 @@ pub(crate) struct Success<'a> {
     pub(crate) pinned: ProcessMemory,
 }
 
+impl Success<'_> {
+    /// Whether the kernel's counter moved by exactly what was asked for, or nothing was to be pinned.
+    pub(crate) fn exact(&self) -> bool {
+        let grown = self.pinned.pinned.wrapping_sub(self.before.pinned);
+        !self.pins || grown == self.report.job.bytes
+    }
+}
+
 /// What is told of a run that did not.
 #[derive(Debug)]
 pub(crate) struct Failure<'a> {
@@ -98,56 +106,78 @@ fn pin<T: Target>(
     bar.clear();
     match outcome {
         Ok(Ok(pinned)) => {
-            let success = Success {
-                report: pinned.report(),
-                pins: args.target == TargetName::IoUring,
-                before,
-                pinned: memory(),
-            };
-            show(args, &success);
-            finish(args, pinned, before, interrupts)
+            let now = memory();
+            finish(args, pinned, before, now, interrupts)
         }
         Ok(Err(error)) => fail(args, &failed(&error, before)),
-        Err(_) => {
-            // The panic itself has been printed by the hook.
-            let message = "the job panicked; everything was undone".to_owned();
-            let mut failure = Failure::other(Exit::Failed, "panicked", message, None);
-            failure.left_pinned = memory().pinned.saturating_sub(before.pinned);
-            fail(args, &failure)
-        }
+        Err(_) => fail(args, &panicked(before)),
     }
 }
 
-/// Holds if asked to, unpins, and looks whether all is gone.
+/// The panic itself has been printed by the hook.
+fn panicked(before: ProcessMemory) -> Failure<'static> {
+    let left_pinned = memory().pinned.saturating_sub(before.pinned);
+    let (exit, message) = match left_pinned {
+        0 => (Exit::Failed, "the job panicked; everything was undone"),
+        _ => (Exit::LeftPinned, "the job panicked"),
+    };
+    let mut failure = Failure::other(exit, "panicked", message.to_owned(), None);
+    failure.left_pinned = left_pinned;
+    failure
+}
+
+/// Reports, holds if asked to, unpins, and looks whether all is gone.
+///
+/// Without `--hold` the report comes after the unpin, so that there is one answer for both.
 fn finish<T: Target>(
     args: &PinArgs,
     pinned: Pinned<T>,
     before: ProcessMemory,
+    now: ProcessMemory,
     interrupts: &mut Interrupts,
 ) -> Exit {
+    let report = pinned.report().clone();
+    let success = Success {
+        report: &report,
+        pins: args.target == TargetName::IoUring,
+        before,
+        pinned: now,
+    };
     if args.hold {
+        show(args, &success);
         if !args.quiet {
             tell("holding; Ctrl-C unpins");
         }
         interrupts.wait();
     }
-    let unpinned = pinned.unpin();
+    let outcome = pinned.unpin();
     let left = memory().pinned.saturating_sub(before.pinned);
-    match unpinned {
-        Ok(unpinned) if left == 0 => {
-            if !args.quiet && !args.json && args.target == TargetName::IoUring {
-                tell(&text::unpinned(&unpinned));
-            }
-            Exit::Done
-        }
-        Ok(_) => left_pinned(&format!("{left} bytes are still pinned after the unpin")),
-        Err(error) => left_pinned(&error.to_string()),
+    if left > 0 {
+        let reason = outcome
+            .err()
+            .map_or_else(String::new, |error| format!(": {error}"));
+        let message = format!("{left} bytes are still pinned after the unpin{reason}");
+        let mut failure = Failure::other(Exit::LeftPinned, "undo-failed", message, None);
+        failure.left_pinned = left;
+        // With --hold standard output has had its object.
+        return if args.hold {
+            tell(&text::failure(&failure));
+            Exit::LeftPinned
+        } else {
+            fail(args, &failure)
+        };
     }
-}
-
-fn left_pinned(message: &str) -> Exit {
-    tell(&format!("parapin: {message}"));
-    Exit::LeftPinned
+    if !args.hold {
+        show(args, &success);
+    }
+    if let (Ok(unpinned), true) = (&outcome, success.pins && !args.quiet && !args.json) {
+        tell(&text::unpinned(unpinned));
+    }
+    if success.exact() {
+        Exit::Done
+    } else {
+        Exit::Failed
+    }
 }
 
 fn failed(error: &PinError, before: ProcessMemory) -> Failure<'_> {

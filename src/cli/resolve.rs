@@ -80,7 +80,7 @@ impl Resolved {
             ));
         }
         let (share, rest) = (number / regions, number % regions);
-        let mut made = Vec::with_capacity(args.regions.get());
+        let mut made = Vec::new();
         let mut iova = 0;
         for index in 0..regions {
             let bytes = (share + u64::from(index < rest)) * page.bytes();

@@ -32,12 +32,12 @@ pub(crate) fn success(success: &Success<'_>) -> String {
 }
 
 fn verified(text: &mut String, success: &Success<'_>) -> std::fmt::Result {
-    let bytes = success.report.job.bytes;
     if success.pins {
         let (before, after) = (success.before.pinned, success.pinned.pinned);
-        let verdict = match after.wrapping_sub(before) {
-            grown if grown == bytes => "exactly what was asked for",
-            _ => "NOT what was asked for",
+        let verdict = if success.exact() {
+            "exactly what was asked for"
+        } else {
+            "NOT what was asked for"
         };
         writeln!(
             text,

@@ -11,6 +11,8 @@ pub struct Backing {
     pub kind: BackingKind,
     /// The size in which they come; chunks are cut at multiples of it.
     pub page_size: PageSize,
+    /// Whether what is written there belongs to the file, and so to everybody who maps it (`MAP_SHARED`).
+    pub shared: bool,
 }
 
 /// Where the pages of a mapping come from.

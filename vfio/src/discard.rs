@@ -2,7 +2,7 @@
 
 //! [`Discard`] gives the pages of regions back to the system: the reverse of populating.
 
-use std::num::NonZeroU64;
+use std::{io, num::NonZeroU64};
 
 use nix::errno::Errno;
 use pinning::{Chunk, Constraints, Plan, Work};
@@ -13,10 +13,16 @@ use crate::{
 
 const SLICE: NonZeroU64 = NonZeroU64::new(32 << 20).expect("not zero");
 
-/// Drops the contents of regions and frees their pages; they read as zero afterwards.
+/// Drops the contents of regions and frees their pages.
 ///
-/// Private memory is discarded by `MADV_DONTNEED`; of a shared region whose file is known the pages are punched out of
-/// the file (`fallocate(2)`), of one whose file is not known only this mapping lets go of them.
+/// | memory | how | reads afterwards as |
+/// |---|---|---|
+/// | private anonymous | `MADV_DONTNEED` | zero |
+/// | shared, its file known ([`Region::with_file`](crate::Region::with_file)) | a hole in the file (fallocate(2)) | zero |
+/// | shared, its file not known | `MADV_DONTNEED`: only this mapping lets go | what it was |
+/// | private mapping of a file | `MADV_DONTNEED`, the file stays as it is | the file |
+///
+/// What kind of memory it is, is looked up, and not taken from what the regions say of themselves.
 ///
 /// Never discard what is pinned: the device keeps the old page while the process gets a new one. Unpin first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,8 +55,16 @@ impl Target for Discard {
     }
 
     fn begin(&self, regions: &Regions, _plan: &Plan) -> Result<Discarding, PinFault> {
+        let survey = regions.survey().map_err(|error| {
+            Meaning::new(
+                FaultKind::BadAddress,
+                "part of a region is not mapped or not writable",
+                "check that each region is mapped for its whole length",
+            )
+            .of("survey", None, io::Error::other(error))
+        })?;
         Ok(Discarding {
-            regions: regions.clone(),
+            regions: regions.as_surveyed(&survey),
         })
     }
 }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use pinning::{Chunk, Constraints, Plan, Work};
 
 use crate::{
-    Accounting, Addressing, BackingKind, FaultKind, PinFault, Regions, Session, Target,
+    Accounting, Addressing, BackingKind, FaultKind, PinFault, Regions, Session, Survey, Target,
     fault::Meaning,
 };
 
@@ -79,18 +79,24 @@ impl Target for Populate {
     }
 
     fn begin(&self, regions: &Regions, _plan: &Plan) -> Result<Populating, PinFault> {
-        let touchable = |kind| kind == Some(BackingKind::Anonymous);
-        if self.method == PopulateMethod::Touch
-            && !regions
-                .iter()
-                .all(|region| touchable(region.backing().map(|b| b.kind)))
-        {
-            return Err(Meaning::new(
+        if self.method == PopulateMethod::Touch {
+            let meaning = Meaning::new(
                 FaultKind::Other,
                 "only anonymous memory can be touched from user mode: elsewhere a missing page is a SIGBUS",
                 "populate with madvise",
-            )
-            .of("touch", None, io::ErrorKind::Unsupported.into()));
+            );
+            let anonymous = |survey: Survey| {
+                let mut found = survey.found().iter();
+                found.all(|found| found.backing.kind == BackingKind::Anonymous)
+            };
+            // What is really mapped, whatever the regions say of themselves.
+            match regions.survey().map(anonymous) {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(meaning.of("touch", None, io::ErrorKind::Unsupported.into()));
+                }
+                Err(error) => return Err(meaning.of("survey", None, io::Error::other(error))),
+            }
         }
         Ok(Populating {
             regions: regions.clone(),

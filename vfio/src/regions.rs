@@ -62,7 +62,7 @@ impl Regions {
         self.iter()
             .map(|region| region.page_size())
             .max()
-            .unwrap_or(PageSize::SIZE_4K)
+            .unwrap_or_else(PageSize::base)
     }
 
     /// Whether every region says what is behind it, so that `/proc/self/smaps` need not be read.
@@ -91,6 +91,17 @@ impl Regions {
                     let backing = region.backing().unwrap_or(found.backing);
                     region.clone().with_backing(backing)
                 })
+                .collect(),
+        )
+    }
+
+    /// The same regions, with what `survey` found behind them, whatever they say themselves.
+    #[must_use]
+    pub fn as_surveyed(&self, survey: &Survey) -> Self {
+        Self(
+            self.iter()
+                .zip(survey.found())
+                .map(|(region, found)| region.clone().with_backing(found.backing))
                 .collect(),
         )
     }
@@ -163,6 +174,7 @@ impl Backing {
         Self {
             kind: crate::BackingKind::File,
             page_size: PageSize::base(),
+            shared: false,
         }
     }
 }

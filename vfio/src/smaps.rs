@@ -96,7 +96,11 @@ impl Raw {
             end: self.end,
             writable: self.writable,
             resident: self.resident.saturating_add(self.huge_resident),
-            backing: Backing { kind, page_size },
+            backing: Backing {
+                kind,
+                page_size,
+                shared: self.shared,
+            },
         }
     }
 }
@@ -127,12 +131,16 @@ THPeligible:           0
 
     #[test]
     fn mappings_are_read_with_what_is_behind_them() {
-        let vma = |start, end, writable, resident, kind, page_size| Vma {
+        let vma = |start, end, writable, resident, kind, page_size, shared| Vma {
             start,
             end,
             writable,
             resident,
-            backing: Backing { kind, page_size },
+            backing: Backing {
+                kind,
+                page_size,
+                shared,
+            },
         };
         assert_eq!(
             parse(TEXT, Some(PageSize::SIZE_2M)),
@@ -143,7 +151,8 @@ THPeligible:           0
                     true,
                     1 << 20,
                     BackingKind::Anonymous,
-                    PageSize::SIZE_2M
+                    PageSize::SIZE_2M,
+                    false,
                 ),
                 vma(
                     0x7f00_0020_0000,
@@ -151,7 +160,8 @@ THPeligible:           0
                     false,
                     0,
                     BackingKind::File,
-                    PageSize::SIZE_4K
+                    PageSize::SIZE_4K,
+                    true,
                 ),
                 vma(
                     0x7f00_4000_0000,
@@ -159,7 +169,8 @@ THPeligible:           0
                     true,
                     1 << 30,
                     BackingKind::Hugetlb,
-                    PageSize::SIZE_1G
+                    PageSize::SIZE_1G,
+                    true,
                 ),
             ]
         );

@@ -7,7 +7,7 @@ use std::{fs, io};
 use thiserror::Error;
 
 use crate::{
-    Backing, Hva, PageSize, Region, Regions,
+    Backing, BackingKind, Hva, PageSize, Region, Regions,
     smaps::{self, Vma},
 };
 
@@ -16,19 +16,42 @@ use crate::{
 pub struct Survey(Box<[Found]>);
 
 /// What was found behind one region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The kind of memory, and the smallest page size of all mappings that the region spans.
+    /// What is behind it. Where that differs from part to part: anonymous or shared only if all of it is, and the
+    /// largest page.
     pub backing: Backing,
     /// Bytes of the region that are resident: in memory, or for a file in the page cache.
     pub resident: u64,
+    /// Bytes of ordinary memory that are not resident.
+    pub missing: u64,
+    /// Bytes that are not resident and will come from hugetlb pools, with the page of the pool.
+    pub missing_huge: Vec<(PageSize, u64)>,
+}
+
+impl Found {
+    /// Adds a part of the region of `size` bytes, of which `resident` are there.
+    fn add(&mut self, backing: Backing, size: u64, resident: u64) {
+        if self.backing.kind == BackingKind::Anonymous {
+            self.backing.kind = backing.kind;
+        }
+        self.backing.page_size = self.backing.page_size.max(backing.page_size);
+        self.backing.shared &= backing.shared;
+        self.resident += resident;
+        let missing = size.saturating_sub(resident);
+        if backing.kind == BackingKind::Hugetlb {
+            self.missing_huge.push((backing.page_size, missing));
+        } else {
+            self.missing += missing;
+        }
+    }
 }
 
 impl Survey {
     pub(crate) fn new(regions: &Regions) -> Result<Self, SurveyError> {
-        let text = fs::read_to_string("/proc/self/smaps")
-            .map_err(|source| SurveyError::Read { source })?;
-        let vmas = smaps::parse(&text, pmd_size());
+        let text = fs::read("/proc/self/smaps").map_err(|source| SurveyError::Read { source })?;
+        // Names of mapped files may be any bytes; they are not looked at.
+        let vmas = smaps::parse(&String::from_utf8_lossy(&text), pmd_size());
         regions
             .iter()
             .map(|region| survey(region, &vmas, |offset, size| region.resident(offset, size)))
@@ -58,7 +81,8 @@ fn survey(
 ) -> Result<Found, SurveyError> {
     let (start, end) = (region.hva().0, region.hva().0 + region.size());
     let first = vmas.partition_point(|vma| vma.end <= start);
-    let (mut at, mut found) = (start, None::<Found>);
+    let mut at = start;
+    let mut found: Option<Found> = None;
     for vma in vmas[first..].iter().take_while(|vma| vma.start < end) {
         if vma.start > at {
             break;
@@ -73,20 +97,14 @@ fn survey(
             // Uncounted means not there: the check then asks for more than is needed rather than for less.
             count(from - start, to - from).unwrap_or(0)
         };
-        found = Some(match found {
-            None => Found {
+        found
+            .get_or_insert_with(|| Found {
                 backing: vma.backing,
-                resident,
-            },
-            Some(so_far) => Found {
-                backing: if vma.backing.page_size < so_far.backing.page_size {
-                    vma.backing
-                } else {
-                    so_far.backing
-                },
-                resident: so_far.resident + resident,
-            },
-        });
+                resident: 0,
+                missing: 0,
+                missing_huge: Vec::new(),
+            })
+            .add(vma.backing, to - from, resident);
         at = vma.end;
     }
     match found {
@@ -122,7 +140,6 @@ pub enum SurveyError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::BackingKind;
 
     const BASE: u64 = 0x7f00_0000_0000;
 
@@ -135,6 +152,7 @@ mod tests {
             backing: Backing {
                 kind: BackingKind::Anonymous,
                 page_size,
+                shared: false,
             },
         }
     }
@@ -146,14 +164,39 @@ mod tests {
     }
 
     #[test]
-    fn a_region_over_several_mappings_has_the_smallest_page() {
-        let vmas = [
+    fn a_region_over_several_mappings_is_cut_at_the_largest_page_and_anonymous_only_if_all_are() {
+        let mut vmas = [
             vma(0, 0x20_0000, 0x10_0000, PageSize::SIZE_2M),
             vma(0x20_0000, 0x40_0000, 0x20_0000, PageSize::SIZE_4K),
         ];
+        let all = found(0, 0x40_0000, &vmas).unwrap();
+        assert_eq!(all.backing.page_size, PageSize::SIZE_2M);
+        assert_eq!(all.backing.kind, BackingKind::Anonymous);
+        assert_eq!((all.resident, all.missing), (0x30_0000, 0x10_0000));
+
+        for other in [BackingKind::File, BackingKind::Hugetlb] {
+            vmas[1].backing.kind = other;
+            vmas[1].backing.shared = true;
+            let mixed = found(0, 0x40_0000, &vmas).unwrap();
+            assert_eq!(mixed.backing.kind, other);
+            assert!(!mixed.backing.shared, "not all of it is");
+            vmas.swap(0, 1);
+            (vmas[0].start, vmas[0].end) = (BASE, BASE + 0x20_0000);
+            (vmas[1].start, vmas[1].end) = (BASE + 0x20_0000, BASE + 0x40_0000);
+            assert_eq!(found(0, 0x40_0000, &vmas).unwrap().backing, mixed.backing);
+            vmas.swap(0, 1);
+            (vmas[0].start, vmas[0].end) = (BASE, BASE + 0x20_0000);
+            (vmas[1].start, vmas[1].end) = (BASE + 0x20_0000, BASE + 0x40_0000);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_told_by_pool() {
+        let mut vmas = [vma(0, 0x40_0000, 0x20_0000, PageSize::SIZE_2M)];
+        vmas[0].backing.kind = BackingKind::Hugetlb;
         let found = found(0, 0x40_0000, &vmas).unwrap();
-        assert_eq!(found.backing.page_size, PageSize::SIZE_4K);
-        assert_eq!(found.resident, 0x30_0000);
+        assert_eq!(found.missing, 0);
+        assert_eq!(found.missing_huge, [(PageSize::SIZE_2M, 0x20_0000)]);
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub struct Mapping {
     file: Option<Arc<File>>,
 }
 
-// SAFETY: the memory belongs to the mapping and is only accessed by atomic operations.
+// SAFETY: the memory belongs to the mapping, and this process accesses it only by operations that are atomic byte by byte;
+// what others do to a memfd they were given, or a device to pinned pages, is not visible as a Rust access.
 unsafe impl Send for Mapping {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Mapping {}
@@ -142,7 +143,10 @@ impl Mapping {
             .is_some()
     }
 
-    /// Sets every byte, on the calling thread, as fast as `memset` does: the limit that populating is held against.
+    /// Sets bytes, on the calling thread, as fast as `memset` does: the limit that populating is held against.
+    ///
+    /// Others may read and write the same bytes meanwhile: each byte is stored on its own. What lies outside of the
+    /// mapping is left out.
     pub fn fill(&self, offset: u64, size: u64, value: u8) {
         let end = offset.saturating_add(size).min(self.size());
         let start = offset.min(end);
@@ -151,10 +155,8 @@ impl Mapping {
         };
         // SAFETY: the part lies inside the mapping, which is one piece.
         let from = unsafe { self.start.add(start) };
-        // SAFETY: mapped writable for as long as `self`, and nobody holds a reference to it. A device or thread that
-        // writes at the same time only decides which of two bytes is there in the end: the call is opaque to the
-        // compiler, which assumes nothing about what it finds.
-        unsafe { libc::memset(from.as_ptr().cast(), value.into(), length) };
+        // SAFETY: `length` bytes from there are mapped writable for as long as `self`, and only accessed atomically.
+        unsafe { store_bytes(from, length, value) };
     }
 
     pub(super) fn start(&self) -> NonNull<u8> {
@@ -169,6 +171,42 @@ impl Mapping {
         let pointer = unsafe { self.start.add(offset) };
         // SAFETY: mapped readable and writable for as long as `self`, and accessed only by atomic operations.
         Some(unsafe { AtomicU8::from_ptr(pointer.as_ptr()) })
+    }
+}
+
+/// Stores `value` to each of `length` bytes, like that many relaxed atomic stores.
+///
+/// # Safety
+/// The bytes are mapped writable, and no Rust reference to them exists.
+#[cfg(target_arch = "x86_64")]
+unsafe fn store_bytes(start: NonNull<u8>, length: usize, value: u8) {
+    // SAFETY: the instruction stores `al` to `rcx` bytes from `rdi` upwards (the ABI keeps the direction flag clear), to
+    // memory that may be written (the caller's promise). `memset` would be a data race in Rust's model where others
+    // access the same bytes; stores of an instruction that the compiler does not see into are what atomic ones would be.
+    unsafe {
+        std::arch::asm!(
+            "rep stosb",
+            inout("rcx") length => _,
+            inout("rdi") start.as_ptr() => _,
+            in("al") value,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// As above, byte by byte.
+///
+/// # Safety
+/// The bytes are mapped writable, and no Rust reference to them exists.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn store_bytes(start: NonNull<u8>, length: usize, value: u8) {
+    for index in 0..length {
+        // SAFETY: inside the part that the caller promises to be mapped.
+        let pointer = unsafe { start.add(index) };
+        // SAFETY: mapped writable, and only accessed atomically (the caller's promise).
+        let byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) };
+        // Relaxed: single bytes, and no other memory is read through them.
+        byte.store(value, Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,7 @@ use nix::{
 };
 use thiserror::Error;
 
-use crate::{Backing, BackingKind, Hva, Iova, Mapping, PageSize};
+use crate::{Backing, Hva, Iova, Mapping, PageSize};
 
 /// A piece of this process's memory, and the address under which the device shall see it.
 #[derive(Debug, Clone)]
@@ -104,7 +104,8 @@ impl Region {
 
     /// Says what is behind the region, so that it need not be looked up.
     ///
-    /// Where it is wrong, pages may be cut in two and superpages be lost; nothing worse.
+    /// Where it is wrong, pages may be cut in two and superpages be lost. What could do harm is never taken from here:
+    /// touching and discarding look at the mapping itself.
     #[must_use]
     pub fn with_backing(mut self, backing: Backing) -> Self {
         self.backing = Some(backing);
@@ -185,16 +186,19 @@ impl Region {
         }
     }
 
-    /// Frees the pages of a part; it reads as zero afterwards.
+    /// Frees the pages of a part: out of the file where it is known to be shared, else out of this mapping.
     pub(crate) fn discard(&self, offset: u64, size: u64) -> Result<(), Errno> {
-        let private = matches!(self.backing, Some(b) if b.kind == BackingKind::Anonymous);
+        let shared = self.backing.is_some_and(|backing| backing.shared);
         match &self.file {
-            Some((file, start)) if !private => {
+            // Of a private mapping the file is somebody else's: a snapshot, an image.
+            Some((file, start)) if shared => {
                 let flags =
                     FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                let from = i64::try_from(start + offset).map_err(|_| Errno::EFBIG)?;
+                let from = start
+                    .checked_add(offset)
+                    .and_then(|from| i64::try_from(from).ok());
                 let length = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
-                fallocate(file, flags, from, length)
+                fallocate(file, flags, from.ok_or(Errno::EFBIG)?, length)
             }
             _ => self.advise(offset, size, MmapAdvise::MADV_DONTNEED),
         }

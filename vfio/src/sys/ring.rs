@@ -23,7 +23,6 @@ struct Table {
     uring: IoUring,
     /// Slots without a buffer; its capacity is that of the table.
     free: Vec<u32>,
-    slots: u32,
 }
 
 impl Ring {
@@ -34,7 +33,6 @@ impl Ring {
         Ok(Self(Mutex::new(Table {
             uring,
             free: (0..slots).rev().collect(),
-            slots,
         })))
     }
 
@@ -89,12 +87,11 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        // Closing the ring would release the pins too, but some time later, on a worker of the kernel. On kernels
+        // before 6.4 that also holds for slots that were emptied one by one, so even an empty table is taken down.
+        // If this is interrupted, the later release is what remains.
         let table = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if table.free.len() < table.slots as usize {
-            // Closing the ring would release the pins too, but some time later, on a worker of the kernel.
-            // If this is interrupted, that is what remains.
-            let _ = table.uring.submitter().unregister_buffers();
-        }
+        let _ = table.uring.submitter().unregister_buffers();
     }
 }
 
