@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use machine::{describe, field, has_io_uring, json, parapin, skip};
+use machine::{cannot_pin, describe, field, json, parapin};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -42,6 +42,7 @@ const BAD_INPUT: &[(&[&str], i32, &[&str])] = &[
     (&["--size", "-1"], 2, &["--size"]),
     (&["--size", "many"], 2, &["--size", "K, M, G or T"]),
     (&["--size", ""], 2, &["--size"]),
+    (&["--regions", "10000000000000"], 2, &["more than 16384"]),
     (&["--regions", "0"], 2, &["--regions"]),
     (
         &["--size", "8K", "--regions", "3"],
@@ -220,8 +221,8 @@ fn quiet_prints_nothing() {
 
 #[test]
 fn the_report_says_what_was_verified_and_what_bound() {
-    if !has_io_uring() {
-        return skip("io_uring is not available to this process");
+    if cannot_pin(64 << 20) {
+        return;
     }
     let output = parapin(&["pin", "--size", "64M"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -301,10 +302,10 @@ impl Drop for Running {
 
 #[test]
 fn ctrl_c_cancels_and_undoes() {
-    let target = if has_io_uring() {
-        "io-uring"
-    } else {
+    let target = if cannot_pin(2 << 30) {
         "populate"
+    } else {
+        "io-uring"
     };
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let mut running = Running::start(&[
@@ -338,8 +339,8 @@ fn ctrl_c_cancels_and_undoes() {
 
 #[test]
 fn hold_stays_pinned_until_a_signal_and_then_ends_well() {
-    if !has_io_uring() {
-        return skip("io_uring is not available to this process");
+    if cannot_pin(64 << 20) {
+        return;
     }
     let mut running = Running::start(&["pin", "--size", "32M", "--hold"]);
     let mut line = String::new();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use fakes::{FakeKernel, FakeTarget};
-use machine::{alone, has_io_uring, skip, vm_pin};
+use machine::{alone, cannot_pin, skip, vm_pin};
 use parapin::{
     Backing, BackingKind, CancelToken, Crew, IoUring, Iova, Mapping, PageSize, Pages, PinErrorKind,
     Pinner, Populate, Region, Regions,
@@ -39,8 +39,8 @@ fn small_chunks() -> Pinner<'static> {
 #[test]
 fn a_kept_crew_serves_pin_and_unpin_again_and_again() {
     let _alone = alone();
-    if !has_io_uring() {
-        return skip("io_uring is not available to this process");
+    if cannot_pin(24 * MIB) {
+        return;
     }
     let crew = Arc::new(Crew::new(1, 19));
     let regions = Regions::new([region(16 * MIB, 0)]).unwrap();
@@ -58,8 +58,8 @@ fn a_kept_crew_serves_pin_and_unpin_again_and_again() {
 #[test]
 fn a_cancelled_pin_leaves_nothing() {
     let _alone = alone();
-    if !has_io_uring() {
-        return skip("io_uring is not available to this process");
+    if cannot_pin(24 * MIB) {
+        return;
     }
     let before = vm_pin();
     let cancel = CancelToken::new();
@@ -76,8 +76,8 @@ fn a_cancelled_pin_leaves_nothing() {
 #[test]
 fn a_panic_in_the_callback_leaves_nothing() {
     let _alone = alone();
-    if !has_io_uring() {
-        return skip("io_uring is not available to this process");
+    if cannot_pin(24 * MIB) {
+        return;
     }
     let before = vm_pin();
     let regions = Regions::new([region(16 * MIB, 0)]).unwrap();
@@ -284,8 +284,8 @@ fn a_guest_of_vm_memory_is_pinned() {
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
     let _alone = alone();
-    if !has_io_uring() {
-        return skip("io_uring is not available to this process");
+    if cannot_pin(24 * MIB) {
+        return;
     }
     let layout = [
         (GuestAddress(0), 8 << 20),

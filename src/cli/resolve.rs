@@ -17,6 +17,9 @@ use super::{
 /// The default size where memory is plenty.
 const DEFAULT_SIZE: u64 = 4 << 30;
 
+/// More regions than any guest has, and fewer than a process may have mappings (vm.max_map_count).
+const MAX_REGIONS: u64 = 1 << 14;
+
 /// Memory that is mapped and not yet touched.
 #[derive(Debug)]
 pub(crate) struct Resolved {
@@ -67,6 +70,12 @@ impl Resolved {
                     "{size:#x} bytes ({}) are not a multiple of pages of {page}",
                     human(size)
                 ),
+            ));
+        }
+        if regions > MAX_REGIONS {
+            return Err(Refused::usage(
+                PinErrorKind::Other,
+                format!("--regions {regions} is more than {MAX_REGIONS}"),
             ));
         }
         let number = size / page.bytes();

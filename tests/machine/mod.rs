@@ -79,7 +79,12 @@ pub(crate) fn foll_pinned() -> u64 {
 }
 
 /// Waits until as many pages are pinned on the machine as `expected`: others, such as direct I/O, pin for moments.
+///
+/// Only where nobody else works on it; elsewhere the counter says nothing.
 pub(crate) fn assert_foll_pinned(expected: u64) {
+    if !is_root() || std::env::var_os("PARAPIN_TEST_MACHINE").is_none() {
+        return;
+    }
     let deadline = Instant::now() + Duration::from_secs(10);
     while foll_pinned() != expected && Instant::now() < deadline {
         std::thread::yield_now();
@@ -87,9 +92,36 @@ pub(crate) fn assert_foll_pinned(expected: u64) {
     assert_eq!(foll_pinned(), expected, "pages pinned on this machine");
 }
 
-/// Whether io_uring works here.
-pub(crate) fn has_io_uring() -> bool {
-    io_uring::IoUring::new(1).is_ok()
+/// Why this process cannot pin so many bytes through io_uring, if it cannot; also said on standard output.
+pub(crate) fn cannot_pin(bytes: u64) -> bool {
+    let demand = cgroup::Demand {
+        locked: bytes,
+        rule: cgroup::LockRule::User,
+        fresh: bytes,
+        huge: Vec::new(),
+    };
+    if let Err(error) = io_uring::IoUring::new(1) {
+        skip(&format!(
+            "io_uring is not available to this process: {error}"
+        ));
+        return true;
+    }
+    if let Err(shortages) = parapin::MemoryBudget::current().check(&demand) {
+        skip(&shortages[0].to_string());
+        return true;
+    }
+    false
+}
+
+/// Whether tests may change this machine (hugetlb pools, cgroups) and expect that nobody else pins on it.
+pub(crate) fn may_change_machine() -> bool {
+    let may = is_root() && std::env::var_os("PARAPIN_TEST_MACHINE").is_some();
+    if !may {
+        skip(
+            "this test changes the machine: set PARAPIN_TEST_MACHINE=1, as root, on one that has no other work",
+        );
+    }
+    may
 }
 
 /// `parapin` with arguments.
