@@ -17,8 +17,9 @@
 //! | row | busy process | ours does |
 //! |---|---|---|
 //! | `chunks_beside_helper` | on the last CPU | whole chunks, as for io_uring and iommufd |
+//! | `chunks_beside_caller` | on the caller's CPU, which always drains the queue | whole chunks |
 //! | `slices_beside_helper` | on the last CPU | slices of chunks, as for populating |
-//! | `slices_beside_caller` | on the caller's CPU, which always drains the queue | slices |
+//! | `slices_beside_caller` | on the caller's CPU | slices |
 //! | `chunks_alone`, `slices_alone` | none | what handing out costs where nothing has to be balanced |
 
 mod harness;
@@ -50,6 +51,7 @@ fn main() {
     let slices = NonZeroU64::new(STEP);
     for (name, slice, shared) in [
         ("chunks_beside_helper", None, Some(Shared::Helper)),
+        ("chunks_beside_caller", None, Some(Shared::Caller)),
         ("slices_beside_helper", slices, Some(Shared::Helper)),
         ("slices_beside_caller", slices, Some(Shared::Caller)),
         ("chunks_alone", None, None),

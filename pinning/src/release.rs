@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 #[must_use = "chunks may have stayed"]
 pub struct Released<E> {
-    /// Threads, time and bytes; `None` where there was nothing to do.
+    /// Threads, time and bytes; `None` where the chunks were too many for a plan and were taken back one by one.
     pub report: Option<Report>,
     /// Chunks that could not be taken back.
     pub left_pinned: Vec<LeftPinned<E>>,
