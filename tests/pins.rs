@@ -137,20 +137,25 @@ impl Pool {
         let path = format!("{directory}/nr_hugepages");
         let read = || fs::read_to_string(&path).map(|text| text.trim().parse::<u64>().unwrap());
         let before = read().map_err(|error| format!("no pool of {page} pages: {error}"))?;
-        let pool = Self {
+        let mut pool = Self {
             path: path.clone(),
-            added: pages,
+            added: 0,
         };
-        // Room for huge pages is a matter of luck on a machine that has been up for a while.
-        let _ = fs::write("/proc/sys/vm/compact_memory", "1");
-        fs::write(&path, (before + pages).to_string())
-            .map_err(|error| format!("the pool of {page} pages cannot be changed: {error}"))?;
-        match read() {
-            Ok(now) if now == before + pages => Ok(pool),
-            _ => Err(format!(
-                "the kernel has no room for {pages} more pages of {page}"
-            )),
+        // Room for huge pages is a matter of luck on a machine that has been up for a while: pages that are just being
+        // freed or moved are in the way of one attempt and not of the next.
+        for _ in 0..10 {
+            let _ = fs::write("/proc/sys/vm/drop_caches", "1");
+            let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+            fs::write(&path, (before + pages).to_string())
+                .map_err(|error| format!("the pool of {page} pages cannot be changed: {error}"))?;
+            pool.added = read().map_or(0, |now| now.saturating_sub(before));
+            if pool.added == pages {
+                return Ok(pool);
+            }
         }
+        Err(format!(
+            "the kernel has no room for {pages} more pages of {page}"
+        ))
     }
 }
 
