@@ -88,8 +88,10 @@ impl Target for IoUring {
 /// Buffers that are registered by one pin call.
 #[derive(Debug)]
 pub struct Registered {
-    regions: Regions,
+    /// Before `regions`, because fields are dropped in this order: memory of a `Mapping` is unpinned before it can be
+    /// unmapped.
     rings: Vec<Ring>,
+    regions: Regions,
     /// By the ordinal of a chunk: the ring and slot that hold it.
     held: Box<[AtomicU64]>,
 }
@@ -180,14 +182,9 @@ fn register_fault(placed: Placed, kind: Option<BackingKind>, errno: io::Error) -
             "a system call filter or security module refuses io_uring_register",
             "allow io_uring_register in the filter",
         ),
-        Some(libc::EINVAL) => Meaning::new(
-            FaultKind::Other,
-            "the kernel has no sparse buffer tables (older than 5.19)",
-            "use a kernel of 5.19 or later",
-        ),
         _ => Meaning::new(
             FaultKind::Other,
-            "an error that io_uring_register(2) does not list",
+            "an error that nothing here should lead to",
             "see the kernel's log",
         ),
     };

@@ -41,12 +41,12 @@ impl Ring {
     /// `ENOSPC` when no slot is free; the kernel's error otherwise, after which nothing of the part is pinned
     /// (io_uring/rsrc.c: io_pin_pages() releases what a short pin had got).
     pub(crate) fn pin(&self, region: &Region, offset: u64, size: u64) -> io::Result<u32> {
+        let buffer = [region.iovec(offset, size)];
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = table
             .free
             .pop()
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
-        let buffer = [region.iovec(offset, size)];
         // SAFETY: `Region::new` promises that this memory stays mapped and may be written by a device at any time
         // until it is unpinned. No request ever names the buffer, so nothing but the pin itself happens to it.
         let pinned = unsafe {
