@@ -46,7 +46,7 @@ impl ReadError {
     }
 
     /// Whether the file does not exist, which for many files is no fault at all.
-    pub(crate) fn is_missing(&self) -> bool {
+    pub fn is_missing(&self) -> bool {
         self.missing
     }
 

@@ -82,6 +82,7 @@ mod quota;
 mod root;
 mod shortage;
 mod throttle;
+mod weight;
 
 #[cfg(test)]
 mod garbage;
@@ -97,4 +98,5 @@ pub use crate::{
     root::Root,
     shortage::{Shortage, ShortageKind},
     throttle::Throttle,
+    weight::{CpuWeight, CpuWeights},
 };

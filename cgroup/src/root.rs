@@ -22,8 +22,8 @@ use crate::error::ReadError;
 const FILE_BOUND: usize = 1 << 20;
 /// Bound of mountinfo, in bytes: hosts of many containers have tens of thousands of mounts.
 const MOUNTINFO_BOUND: usize = 4 << 20;
-/// Bound of a directory listing, in entries.
-const ENTRIES_BOUND: usize = 256;
+/// Bound of a directory listing, in entries: a host with virtual functions has thousands of IOMMU groups.
+const ENTRIES_BOUND: usize = 1 << 14;
 
 /// The root of the file system that limits are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,11 @@ impl Root {
     }
 
     /// Reads a file as text; bytes that are not UTF-8 are replaced.
-    pub(crate) fn text(&self, path: &Path) -> Result<String, ReadError> {
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is one line without an end.
+    pub fn text(&self, path: &Path) -> Result<String, ReadError> {
         let bytes = self.bytes(path)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -96,12 +100,20 @@ impl Root {
     }
 
     /// Where a symbolic link points to.
-    pub(crate) fn link(&self, path: &Path) -> Result<PathBuf, ReadError> {
+    ///
+    /// # Errors
+    ///
+    /// There is no such link, or it cannot be read.
+    pub fn link(&self, path: &Path) -> Result<PathBuf, ReadError> {
         fs::read_link(self.resolve(path)).map_err(|e| ReadError::io(path, &e))
     }
 
-    /// The sorted names in a directory; those that are not UTF-8 are left out.
-    pub(crate) fn names(&self, path: &Path) -> Result<Vec<String>, ReadError> {
+    /// The sorted names in a directory, at most 16,384; those that are not UTF-8 are left out.
+    ///
+    /// # Errors
+    ///
+    /// There is no such directory, or it cannot be listed.
+    pub fn names(&self, path: &Path) -> Result<Vec<String>, ReadError> {
         let entries = fs::read_dir(self.resolve(path)).map_err(|e| ReadError::io(path, &e))?;
         let mut names: Vec<String> = entries
             .take(ENTRIES_BOUND)
@@ -112,7 +124,9 @@ impl Root {
     }
 
     /// Places an absolute path below this root; `..` cannot lead out of it.
-    fn resolve(&self, path: &Path) -> PathBuf {
+    ///
+    /// For what is asked of a file other than its content, such as who may open it.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
         let below = path.components().filter_map(|c| match c {
             Component::Normal(name) => Some(name),
             _ => None,
