@@ -32,16 +32,12 @@ impl Target for FakeTarget {
         "fake"
     }
 
-    fn strategy(&self) -> &'static str {
-        "fake"
-    }
-
     fn addressing(&self) -> Addressing {
         Addressing::Hva
     }
 
-    fn constraints(&self) -> Constraints {
-        Constraints::default()
+    fn constraints(&self, _regions: &Regions) -> Result<Constraints, PinFault> {
+        Ok(Constraints::default())
     }
 
     fn accounting(&self) -> Accounting {
@@ -74,6 +70,10 @@ impl Work for FakeSession {
 }
 
 impl Session for FakeSession {
+    fn strategy(&self) -> &'static str {
+        "fake"
+    }
+
     fn keep(self) {}
 }
 
@@ -82,8 +82,8 @@ fn fault(error: FakeError) -> PinFault {
         operation: "fake",
         at: None,
         kind: FaultKind::Other,
-        cause: "as told",
-        remedy: "tell it otherwise",
-        errno: io::Error::other(error),
+        cause: "as told".into(),
+        remedy: "tell it otherwise".into(),
+        errno: Some(io::Error::other(error)),
     }
 }

@@ -22,6 +22,25 @@ impl Bits {
         self.word(index / 64).fetch_or(mask, Ordering::Relaxed) & mask == 0
     }
 
+    /// Adds `index`, and with it everything that the calling thread did before.
+    pub(crate) fn publish(&self, index: u32) {
+        // Release: pairs with the acquire in `lowest_beyond`.
+        self.word(index / 64)
+            .fetch_or(1 << (index % 64), Ordering::Release);
+    }
+
+    /// The lowest member from `from` (rounded down to 64) on that is not a member of `other`, which is as large; what
+    /// its publisher did before is seen.
+    pub(crate) fn lowest_beyond(&self, other: &Self, from: u32) -> Option<u32> {
+        let words = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        (from / 64..words).find_map(|word| {
+            // Acquire: pairs with the release in `publish`. Relaxed: `other` is written by the calling thread.
+            let beyond =
+                self.word(word).load(Ordering::Acquire) & !other.word(word).load(Ordering::Relaxed);
+            (beyond != 0).then(|| word * 64 + beyond.trailing_zeros())
+        })
+    }
+
     /// Whether `index` is a member.
     pub(crate) fn contains(&self, index: u32) -> bool {
         // Relaxed: as in `insert`; the ledger asks only after all threads were joined.
@@ -62,6 +81,21 @@ mod tests {
         assert!(!bits.insert(129));
         assert!(bits.contains(129));
         assert!(!bits.contains(128));
+    }
+
+    #[test]
+    fn lowest_beyond_skips_what_the_other_has() {
+        let (published, taken) = (Bits::new(200), Bits::new(200));
+        assert_eq!(published.lowest_beyond(&taken, 0), None);
+        for index in [3, 64, 199] {
+            published.publish(index);
+        }
+        for expected in [3, 64, 199] {
+            assert_eq!(published.lowest_beyond(&taken, expected), Some(expected));
+            assert_eq!(published.lowest_beyond(&taken, 0), Some(expected));
+            taken.insert(expected);
+        }
+        assert_eq!(published.lowest_beyond(&taken, 0), None);
     }
 
     #[test]

@@ -16,10 +16,11 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use crate::{
-    Chunk, Plan,
+    Chunk, Plan, Sealing,
     bits::Bits,
     ledger::Ledger,
     pace::Pace,
+    ready::Ready,
     sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
@@ -67,6 +68,8 @@ pub(crate) struct HandOut<'p> {
     stop: AtomicBool,
     pub(crate) ledger: Ledger<'p>,
     pub(crate) pace: Pace,
+    /// Where chunks have a second step: those that are ready for it.
+    pub(crate) ready: Option<Ready<'p>>,
 }
 
 impl<'p> HandOut<'p> {
@@ -78,8 +81,9 @@ impl<'p> HandOut<'p> {
             claims: Bits::new(if layout.sliced() { layout.slices() } else { 0 }),
             claimed: CachePadded::new(AtomicU64::new(0)),
             stop: AtomicBool::new(false),
-            ledger: Ledger::new(layout),
+            ledger: Ledger::new(layout, plan.sealing()),
             pace: Pace::new(workers),
+            ready: (plan.sealing() != Sealing::None).then(|| Ready::new(layout)),
         }
     }
 
@@ -125,9 +129,14 @@ impl<'p> HandOut<'p> {
             .saturating_sub(self.claimed.load(Ordering::Relaxed))
     }
 
-    /// Notes that `piece` is done.
-    pub(crate) fn done(&self, piece: &Piece) {
-        self.ledger.done(piece.slices);
+    /// Notes that `piece` is done. Returns whether a chunk became ready for its second step.
+    pub(crate) fn done(&self, piece: &Piece) -> bool {
+        self.slices_done(piece.slices)
+    }
+
+    fn slices_done(&self, slices: (u32, u32)) -> bool {
+        self.ledger.done(slices);
+        self.ready.as_ref().is_some_and(|ready| ready.done(slices))
     }
 
     /// Nobody gets another piece.
@@ -211,7 +220,7 @@ impl<'p> HandOut<'p> {
         }
         let piece = self.plan.layout().slice(slice);
         if piece.is_none() {
-            self.ledger.done((slice, slice + 1));
+            self.slices_done((slice, slice + 1));
         }
         piece.map(|chunk| Piece {
             chunk,
@@ -262,11 +271,16 @@ mod models {
 
     /// A plan of `cells` cells; with `slices` each has two.
     fn plan(cells: u64, slices: bool) -> &'static Plan {
+        sealed_plan(cells, slices, Sealing::None)
+    }
+
+    fn sealed_plan(cells: u64, slices: bool, sealing: Sealing) -> &'static Plan {
         let mut job = Job::new([Range::new(0, cells * 2 * PAGE, PAGE).unwrap()]).unwrap();
         job.min_chunk = 2 * PAGE;
         job.max_chunk = 4 * PAGE;
         let constraints = Constraints {
             slice: slices.then(|| NonZeroU64::new(PAGE).unwrap()),
+            sealing,
             ..Constraints::default()
         };
         let budget = Allowance {
@@ -385,6 +399,48 @@ mod models {
     #[test]
     fn a_failing_slice_stops_both_and_the_undo_is_exact() {
         run(2, true, 2, Some(1), undo_finds_what_was_done);
+    }
+
+    /// The caller seals each cell once, and sees then what every worker did to it.
+    fn seals(cells: u64) {
+        let plan = sealed_plan(cells, true, Sealing::Following);
+        model(move || {
+            let job = Model::new(plan, 2);
+            let helper = {
+                let job = Arc::clone(&job);
+                thread::spawn(move || job.work(1, None))
+            };
+            job.work(0, None);
+            let (ready, sealed) = (
+                job.hand_out.ready.as_ref().unwrap(),
+                job.hand_out.ledger.sealed.as_ref().unwrap(),
+            );
+            let seal_ready = || {
+                while let Some(cell) = ready.next(sealed, 0) {
+                    for page in u64::from(cell) * 2..u64::from(cell) * 2 + 2 {
+                        // Relaxed: only what happened before is sure to be seen.
+                        let begun = job.begun[page as usize].load(Ordering::Relaxed);
+                        assert_eq!(begun, 1, "cell {cell} is sealed too early");
+                    }
+                    assert!(sealed.insert(cell), "cell {cell} is sealed twice");
+                }
+            };
+            seal_ready();
+            helper.join().unwrap();
+            seal_ready();
+            let all: u64 = job.hand_out.ledger.completed().map(|c| c.size()).sum();
+            assert_eq!(all, plan.size(), "every cell is sealed");
+        });
+    }
+
+    #[test]
+    fn a_cell_is_sealed_once_after_all_of_it_is_run() {
+        seals(1);
+    }
+
+    #[test]
+    fn two_cells_are_sealed_once_each() {
+        seals(2);
     }
 
     #[test]

@@ -203,6 +203,13 @@ impl Layout {
         span.first_slice + (cell - span.first_cell) * span.slices_per_cell
     }
 
+    /// The cell that a slice belongs to.
+    pub(crate) fn cell_of_slice(&self, slice: u32) -> u32 {
+        let index = self.spans.partition_point(|span| span.first_slice <= slice) - 1;
+        let span = &self.spans[index];
+        span.first_cell + (slice - span.first_slice) / span.slices_per_cell
+    }
+
     /// The slice with this number, unless it is empty.
     pub(crate) fn slice(&self, slice: u32) -> Option<Chunk> {
         let index = self.spans.partition_point(|span| span.first_slice <= slice) - 1;

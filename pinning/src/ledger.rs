@@ -3,7 +3,7 @@
 //! The [`Ledger`] knows what was handed out and what of it is done, so that exactly that can be kept or undone.
 
 use crate::{
-    Chunk,
+    Chunk, Sealing,
     bits::Bits,
     layout::Layout,
     sync::{AtomicU32, Ordering},
@@ -19,11 +19,14 @@ pub(crate) struct Ledger<'p> {
     /// At a chunk's first cell, how many cells it has; 0 elsewhere.
     chunks: Box<[AtomicU32]>,
     done: Bits,
+    /// Where chunks are sealed: those that are, by their cell.
+    pub(crate) sealed: Option<Bits>,
 }
 
 impl<'p> Ledger<'p> {
-    pub(crate) fn new(layout: &'p Layout) -> Self {
+    pub(crate) fn new(layout: &'p Layout, sealing: Sealing) -> Self {
         Self {
+            sealed: (sealing != Sealing::None).then(|| Bits::new(layout.cells())),
             layout,
             chunks: (0..layout.cells()).map(|_| AtomicU32::new(0)).collect(),
             done: Bits::new(layout.slices()),
@@ -45,20 +48,26 @@ impl<'p> Ledger<'p> {
 
     /// The chunks that are completely done, in the order of the plan.
     pub(crate) fn completed(&self) -> impl DoubleEndedIterator<Item = Chunk> + '_ {
-        self.handed().filter_map(|(cell, count)| {
-            let (from, to) = self.slices(cell, count);
-            (from..to)
-                .all(|slice| self.done.contains(slice))
-                .then(|| self.layout.chunk(cell, count))
-        })
+        self.handed()
+            .filter(|&(cell, count)| self.is_whole(cell, count))
+            .map(|(cell, count)| self.layout.chunk(cell, count))
     }
 
-    /// What has to be undone: completed chunks, and the runs of completed slices in the others; last first.
+    fn is_whole(&self, cell: u32, count: u32) -> bool {
+        let (from, to) = self.slices(cell, count);
+        match &self.sealed {
+            Some(sealed) => (cell..cell + count).all(|cell| sealed.contains(cell)),
+            None => (from..to).all(|slice| self.done.contains(slice)),
+        }
+    }
+
+    /// What has to be undone: completed chunks, and the runs of completed slices in the others, unless only sealed
+    /// chunks leave something behind; last first.
     pub(crate) fn to_undo(&self) -> impl Iterator<Item = Undoable> + '_ {
         self.handed().rev().flat_map(|(cell, count)| {
             let (from, to) = self.slices(cell, count);
-            let whole = (from..to).all(|slice| self.done.contains(slice));
-            let runs = if whole {
+            let whole = self.is_whole(cell, count);
+            let runs = if whole || self.sealed.is_some() {
                 None
             } else {
                 Some(self.runs_backwards(from, to))

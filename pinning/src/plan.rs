@@ -25,7 +25,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use thiserror::Error;
 
 use crate::{
-    Allowance, Budget, Chunk, Job, Limit, Range,
+    Allowance, Budget, Chunk, Job, Limit, Range, Sealing,
     layout::{Cuts, Layout, cells_of, round_up},
 };
 
@@ -53,6 +53,9 @@ pub struct Constraints {
     pub entries: Option<u64>,
     /// Most threads that gain anything.
     pub max_threads: Option<NonZeroUsize>,
+    /// Whether chunks have a second step. Every chunk is then one cell: what keeps threads equally busy are its
+    /// slices.
+    pub sealing: Sealing,
 }
 
 /// How a job will run. Immutable; made before any thread works.
@@ -62,6 +65,7 @@ pub struct Plan {
     threads: NonZeroUsize,
     limited_by: Limit,
     chunk: u64,
+    sealing: Sealing,
 }
 
 impl Plan {
@@ -87,16 +91,21 @@ impl Plan {
         let max_chunk = job.max_chunk.clamp(1, hard_max);
         let min_chunk = job.min_chunk.clamp(1, max_chunk);
         // What cannot be divided is begun with a small piece, whoever begins it: a starved helper holds it for long.
-        let first = match constraints.slice {
-            Some(_) => min_chunk,
-            None => min_chunk.min(PROBE),
+        // Where sealing comes last, nothing is gained by small chunks.
+        let first = match (constraints.slice, constraints.sealing) {
+            (_, Sealing::Last) => max_chunk,
+            (Some(_), _) | (None, Sealing::Following) => min_chunk,
+            (None, Sealing::None) => min_chunk.min(PROBE),
         };
 
         let entries = constraints.entries.unwrap_or(u64::MAX);
         let cell = cell_within(ranges, first, hard_max, entries)?;
         let (threads, limited_by) = threads(job, min_chunk, constraints, &budget.allowance());
         let share = job.size() / (threads.get() as u64).saturating_mul(CHUNKS_PER_THREAD);
-        let share = share.clamp(min_chunk, max_chunk);
+        let share = match constraints.sealing {
+            Sealing::None => share.clamp(min_chunk, max_chunk),
+            Sealing::Following | Sealing::Last => cell,
+        };
         let slice = constraints
             .slice
             .map(|slice| slice.get().max(job.size() / MAX_SLICES));
@@ -112,6 +121,7 @@ impl Plan {
             layout,
             threads,
             limited_by,
+            sealing: constraints.sealing,
         })
     }
 
@@ -150,6 +160,7 @@ impl Plan {
             threads,
             limited_by,
             chunk: u64::MAX,
+            sealing: Sealing::None,
         })
     }
 
@@ -181,6 +192,12 @@ impl Plan {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.layout.size()
+    }
+
+    /// Whether chunks have a second step, and when.
+    #[must_use]
+    pub fn sealing(&self) -> Sealing {
+        self.sealing
     }
 
     pub(crate) fn layout(&self) -> &Layout {

@@ -25,8 +25,12 @@ pub struct Report {
     pub chunk_bytes: (u64, u64),
     /// Completed chunks.
     pub chunks: u64,
-    /// Wall time from the start to the join of the last helper, without an undo.
+    /// Wall time from the start to the join of the last helper and the last seal, without an undo.
     pub time: Duration,
+    /// The part of it until everything was run; all of it where chunks have no second step.
+    pub run_time: Duration,
+    /// Time that the calling thread spent sealing chunks, also while others still ran pieces.
+    pub seal_time: Duration,
     /// What each thread did, the caller first.
     pub workers: Vec<WorkerReport>,
 }

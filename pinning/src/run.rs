@@ -6,6 +6,9 @@
 //!  caller   ──► draw ─► run ─► tick ─┐...──► wait for helpers ──► join ──┬─► Finished { report, chunks }
 //!  helper 1 ──► draw ─► run ─────────┘...──► leave                      └─► undo what the ledger holds ─► RunError
 //! ```
+//!
+//! Where chunks have a second step, the caller takes it for each chunk that is ready, between pieces of its own and
+//! while it waits ([`Sealing::Following`]), or for all of them after the join ([`Sealing::Last`]).
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -20,7 +23,8 @@ use rustix::{
 
 use crate::{
     CancelToken, Chunk, Crew, Finished, LeftPinned, Limit, Plan, Priority, Report, RunError,
-    RunErrorKind, UndoFailure, Watch, Work, WorkerReport,
+    RunErrorKind, Sealing, UndoFailure, Watch, Work, WorkerReport,
+    bits::Bits,
     crew::{Lease, LeaseError},
     hand_out::{Hand, HandOut, Piece},
     ledger::Undoable,
@@ -55,13 +59,18 @@ pub fn run<W: Work>(
     };
     let job = Running::new(plan, work, watch.cancel, helpers + 1);
     let mut ticker = Ticker::new(watch.progress, job.started, plan.size());
+    let mut sealer = Sealer::default();
     match lease {
         Some(lease) if helpers > 0 => {
-            lease.run(helpers, |worker| job.help(worker), || job.call(&mut ticker));
+            lease.run(
+                helpers,
+                |worker| job.help(worker),
+                || job.call(&mut ticker, &mut sealer),
+            );
         }
-        _ => job.call(&mut ticker),
+        _ => job.call(&mut ticker, &mut sealer),
     }
-    job.finish(limited_by, ticker)
+    job.finish(limited_by, ticker, &sealer)
 }
 
 fn not_started<E>(kind: RunErrorKind) -> RunError<E> {
@@ -121,11 +130,24 @@ struct Running<'a, W: Work> {
     hand_out: HandOut<'a>,
     started: Instant,
     done: CachePadded<AtomicU64>,
+    sealed: CachePadded<AtomicU64>,
     failure: Mutex<Option<Failure<W::Error>>>,
     workers: Box<[Mutex<WorkerReport>]>,
     /// Helpers that have not left yet.
     helping: Mutex<usize>,
-    left: Condvar,
+    /// A helper left, or made a chunk ready to be sealed.
+    news: Condvar,
+}
+
+/// What the calling thread alone knows of sealing.
+#[derive(Default)]
+struct Sealer {
+    /// All cells below are sealed.
+    low: u32,
+    /// In `Work::seal`.
+    time: Duration,
+    /// From the start until everything was run.
+    ran: Duration,
 }
 
 impl<'a, W: Work> Running<'a, W> {
@@ -140,22 +162,76 @@ impl<'a, W: Work> Running<'a, W> {
             failure: Mutex::new(None),
             workers: (0..workers).map(|_| Mutex::default()).collect(),
             helping: Mutex::new(workers - 1),
-            left: Condvar::new(),
+            news: Condvar::new(),
+            sealed: CachePadded::new(AtomicU64::new(0)),
         }
     }
 
     /// The calling thread's part.
-    fn call(&self, ticker: &mut Ticker<'_>) {
-        self.work_through(0, |job| job.tick(ticker));
-        let mut helping = lock(&self.helping);
-        while *helping > 0 {
-            let (guard, _) = self
-                .left
-                .wait_timeout(helping, Watch::INTERVAL)
-                .unwrap_or_else(PoisonError::into_inner);
-            drop(guard);
+    fn call(&self, ticker: &mut Ticker<'_>, sealer: &mut Sealer) {
+        let follows = self.plan.sealing() == Sealing::Following;
+        self.work_through(0, |job| {
+            job.tick(ticker);
+            if follows {
+                job.seal_ready(sealer, ticker);
+            }
+        });
+        loop {
+            if follows {
+                self.seal_ready(sealer, ticker);
+            }
+            let helping = lock(&self.helping);
+            if *helping == 0 {
+                break;
+            }
+            // Looked at under the lock that helpers take before they notify: no news are missed.
+            if !follows || self.to_seal(sealer).is_none() {
+                let (guard, _) = self
+                    .news
+                    .wait_timeout(helping, Watch::INTERVAL)
+                    .unwrap_or_else(PoisonError::into_inner);
+                drop(guard);
+            }
             self.tick(ticker);
-            helping = lock(&self.helping);
+        }
+        sealer.ran = self.started.elapsed();
+        self.seal_ready(sealer, ticker);
+    }
+
+    /// A cell that can be sealed now, unless the job stops.
+    fn to_seal(&self, sealer: &Sealer) -> Option<u32> {
+        let (ready, sealed) = (self.hand_out.ready.as_ref()?, self.sealed_cells()?);
+        let cell = ready.next(sealed, sealer.low)?;
+        (!self.hand_out.stopped()).then_some(cell)
+    }
+
+    fn sealed_cells(&self) -> Option<&Bits> {
+        self.hand_out.ledger.sealed.as_ref()
+    }
+
+    /// Seals all chunks that are ready; only on the calling thread.
+    fn seal_ready(&self, sealer: &mut Sealer, ticker: &mut Ticker<'_>) {
+        while let Some(cell) = self.to_seal(sealer) {
+            if self.cancel.is_some_and(CancelToken::is_cancelled) {
+                return self.fail(Failure::Cancelled);
+            }
+            let chunk = self.plan.layout().chunk(cell, 1);
+            let began = Instant::now();
+            match halt_unwinding(|| self.work.seal(chunk)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return self.fail(Failure::Work(chunk, error)),
+                Err(payload) => return self.fail(Failure::Panic(payload)),
+            }
+            sealer.time += began.elapsed();
+            if let Some(sealed) = self.sealed_cells() {
+                sealed.insert(cell);
+                while sealer.low < self.plan.layout().cells() && sealed.contains(sealer.low) {
+                    sealer.low += 1;
+                }
+            }
+            // Relaxed: as for `done`.
+            self.sealed.fetch_add(chunk.size(), Ordering::Relaxed);
+            self.tick(ticker);
         }
     }
 
@@ -199,7 +275,12 @@ impl<'a, W: Work> Running<'a, W> {
     fn run_piece(&self, piece: &Piece, worker: usize) -> bool {
         match halt_unwinding(|| self.work.run(piece.chunk, worker)) {
             Ok(Ok(())) => {
-                self.hand_out.done(piece);
+                let ready = self.hand_out.done(piece);
+                if ready && self.plan.sealing() == Sealing::Following && worker != 0 {
+                    // Under the lock, so that the caller is either before its look at what is ready, or waiting.
+                    let _helping = lock(&self.helping);
+                    self.news.notify_one();
+                }
                 // Relaxed: a sum for the progress display and the report, which is made after the join.
                 self.done.fetch_add(piece.chunk.size(), Ordering::Relaxed);
                 return true;
@@ -222,9 +303,14 @@ impl<'a, W: Work> Running<'a, W> {
         }
     }
 
+    /// Where chunks have a second step, each step counts for half.
     fn done_bytes(&self) -> u64 {
-        // Relaxed: pairs with the addition in `run_piece`.
-        self.done.load(Ordering::Relaxed)
+        // Relaxed: pairs with the additions in `run_piece` and `seal_ready`.
+        let run = self.done.load(Ordering::Relaxed);
+        match self.plan.sealing() {
+            Sealing::None => run,
+            _ => run / 2 + self.sealed.load(Ordering::Relaxed).div_ceil(2),
+        }
     }
 
     fn all_done(&self) -> bool {
@@ -236,6 +322,7 @@ impl<'a, W: Work> Running<'a, W> {
         self,
         limited_by: Limit,
         mut ticker: Ticker<'_>,
+        sealer: &Sealer,
     ) -> Result<Finished, RunError<W::Error>> {
         let time = self.started.elapsed();
         if lock(&self.failure).is_none() {
@@ -245,7 +332,7 @@ impl<'a, W: Work> Running<'a, W> {
             }
         }
         let failure = lock(&self.failure).take();
-        let report = self.report(limited_by, time);
+        let report = self.report(limited_by, time, sealer);
         let Some(failure) = failure else {
             let chunks = self.hand_out.ledger.completed().collect();
             return Ok(Finished { report, chunks });
@@ -266,7 +353,7 @@ impl<'a, W: Work> Running<'a, W> {
         })
     }
 
-    fn report(&self, limited_by: Limit, time: Duration) -> Report {
+    fn report(&self, limited_by: Limit, time: Duration, sealer: &Sealer) -> Report {
         let sizes = || self.hand_out.ledger.completed().map(|chunk| chunk.size());
         Report {
             bytes: self.done_bytes(),
@@ -278,6 +365,11 @@ impl<'a, W: Work> Running<'a, W> {
             chunk_bytes: (sizes().min().unwrap_or(0), sizes().max().unwrap_or(0)),
             chunks: sizes().count() as u64,
             time,
+            run_time: match self.plan.sealing() {
+                Sealing::None => time,
+                _ => sealer.ran,
+            },
+            seal_time: sealer.time,
             workers: self.workers.iter().map(|worker| *lock(worker)).collect(),
         }
     }
@@ -310,7 +402,7 @@ struct Leaving<'a, 'j, W: Work>(&'a Running<'j, W>);
 impl<W: Work> Drop for Leaving<'_, '_, W> {
     fn drop(&mut self) {
         *lock(&self.0.helping) -= 1;
-        self.0.left.notify_one();
+        self.0.news.notify_one();
     }
 }
 

@@ -4,11 +4,25 @@
 
 use crate::Chunk;
 
+/// Whether chunks of a work are completed by a second step, [`Work::seal`], and when.
+///
+/// The second step is for what only one thread can do: type1 maps under one mutex, while pages are faulted in by many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Sealing {
+    /// There is no second step: a chunk is complete when `run` has done all of it.
+    #[default]
+    None,
+    /// The calling thread seals a chunk when all of it is run, between pieces of its own.
+    Following,
+    /// The calling thread seals all chunks when all of them are run and the helpers have left.
+    Last,
+}
+
 /// What a job does with a chunk, and how it takes that back.
 ///
 /// ```text
 ///             ┌── Ok ──► ledger ──┬── job done ──► the caller keeps it
-///  run(chunk)─┤                   └── job failed ─► undo(chunk)
+///  run(chunk)─┤    (after seal)   └── job failed ─► undo(chunk)
 ///             └── Err: nothing of this chunk is left
 /// ```
 ///
@@ -30,7 +44,21 @@ pub trait Work: Sync {
     /// call [`undo`](Self::undo) for it.
     fn run(&self, chunk: Chunk, worker: usize) -> Result<(), Self::Error>;
 
+    /// Completes a chunk that is run, where the plan was made with a [`Sealing`]; by default there is nothing to do.
+    ///
+    /// Called on the calling thread only, once for a chunk, in any order, after every `run` for the chunk's slices has
+    /// returned (what they did happens before it).
+    ///
+    /// # Errors
+    /// Whatever prevented it. A `seal` that fails or unwinds has already taken back its own part.
+    fn seal(&self, chunk: Chunk) -> Result<(), Self::Error> {
+        let _ = chunk;
+        Ok(())
+    }
+
     /// Takes back a completed chunk, or a run of completed slices of a chunk that was not completed.
+    ///
+    /// With a [`Sealing`] only what was sealed is taken back: `run` alone then leaves nothing behind.
     ///
     /// # Errors
     /// What prevented it. The chunk is then listed in [`RunError::left_pinned`](crate::RunError::left_pinned), and the

@@ -5,7 +5,7 @@
 
 use std::num::{NonZeroU64, NonZeroUsize};
 
-use pinning::{Allowance, Constraints, Crew, Job, Limit, Plan, PlanError, Range, Watch};
+use pinning::{Allowance, Constraints, Crew, Job, Limit, Plan, PlanError, Range, Sealing, Watch};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -220,12 +220,14 @@ prop_compose! {
         slice in prop::option::of(1u64..(4 * MIB)),
         max_chunk in prop::option::of((4 * MIB)..(64 * MIB)),
         entries in prop::option::of(64u64..200),
+        sealing in prop::sample::select(vec![Sealing::None, Sealing::Following, Sealing::Last]),
     ) -> Constraints {
         Constraints {
             slice: slice.and_then(NonZeroU64::new),
             max_chunk: max_chunk.and_then(NonZeroU64::new),
             entries,
             max_threads: None,
+            sealing,
         }
     }
 }
