@@ -35,19 +35,15 @@ impl Target for Discard {
         "discard"
     }
 
-    fn strategy(&self) -> &'static str {
-        "discard"
-    }
-
     fn addressing(&self) -> Addressing {
         Addressing::Hva
     }
 
-    fn constraints(&self) -> Constraints {
-        Constraints {
+    fn constraints(&self, _regions: &Regions) -> Result<Constraints, PinFault> {
+        Ok(Constraints {
             slice: Some(SLICE),
             ..Constraints::default()
-        }
+        })
     }
 
     fn accounting(&self) -> Accounting {
@@ -96,6 +92,10 @@ impl Work for Discarding {
 }
 
 impl Session for Discarding {
+    fn strategy(&self) -> &'static str {
+        "discard"
+    }
+
     fn keep(self) {}
 }
 

@@ -2,29 +2,29 @@
 
 //! [`PinFault`]: why a target could not do or take back a chunk, with the cause and what to change.
 
-use std::io;
+use std::{borrow::Cow, io};
 
 use thiserror::Error;
 
-use crate::{Hva, Iova, Placed};
+use crate::{Hva, Iova, Placed, Region};
 
-/// A system call that failed for a piece of a guest's memory, or while the target was made ready.
+/// A system call that failed, or a check that did not pass, for a piece of a guest's memory, or while the target was made ready.
 #[derive(Debug, Error)]
 #[error("{operation} failed{}: {cause}", place(*.at))]
 pub struct PinFault {
-    /// The system call and its command.
+    /// The system call and its command, or what was checked.
     pub operation: &'static str,
     /// The piece; `None` while the target was made ready.
     pub at: Option<FaultAt>,
     /// What kind of cause that is.
     pub kind: FaultKind,
     /// The likely cause.
-    pub cause: &'static str,
+    pub cause: Cow<'static, str>,
     /// What the user can change.
-    pub remedy: &'static str,
-    /// The kernel's error.
+    pub remedy: Cow<'static, str>,
+    /// The kernel's error; `None` where parapin itself refused.
     #[source]
-    pub errno: io::Error,
+    pub errno: Option<io::Error>,
 }
 
 /// Where a target failed.
@@ -44,6 +44,16 @@ impl From<Placed> for FaultAt {
             iova: placed.iova,
             hva: placed.hva,
             size: placed.size,
+        }
+    }
+}
+
+impl From<&Region> for FaultAt {
+    fn from(region: &Region) -> Self {
+        Self {
+            iova: region.iova(),
+            hva: region.hva(),
+            size: region.size(),
         }
     }
 }
@@ -68,6 +78,14 @@ pub enum FaultKind {
     Permission,
     /// The target has no more entries.
     Entries,
+    /// The device cannot address it, or the range is reserved.
+    IovaRange,
+    /// An address is not aligned as the target needs it.
+    Misaligned,
+    /// Something else is mapped there.
+    Overlap,
+    /// No device is attached, so that nothing would be pinned.
+    NotAttached,
     /// Anything else.
     Other,
 }
@@ -75,16 +93,32 @@ pub enum FaultKind {
 /// An errno with what it means to the user.
 pub(crate) struct Meaning {
     pub(crate) kind: FaultKind,
-    pub(crate) cause: &'static str,
-    pub(crate) remedy: &'static str,
+    pub(crate) cause: Cow<'static, str>,
+    pub(crate) remedy: Cow<'static, str>,
 }
 
 impl Meaning {
-    pub(crate) const fn new(kind: FaultKind, cause: &'static str, remedy: &'static str) -> Self {
+    pub(crate) fn new(
+        kind: FaultKind,
+        cause: impl Into<Cow<'static, str>>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self {
             kind,
-            cause,
-            remedy,
+            cause: cause.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// The fault of a check that parapin makes itself.
+    pub(crate) fn refused(self, checked: &'static str, at: Option<FaultAt>) -> PinFault {
+        PinFault {
+            operation: checked,
+            at,
+            kind: self.kind,
+            cause: self.cause,
+            remedy: self.remedy,
+            errno: None,
         }
     }
 
@@ -101,7 +135,7 @@ impl Meaning {
             kind: self.kind,
             cause: self.cause,
             remedy: self.remedy,
-            errno,
+            errno: Some(errno),
         }
     }
 }

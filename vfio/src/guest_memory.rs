@@ -15,7 +15,7 @@ use crate::{Iova, Region, RegionError};
 /// # Safety
 /// For each region the contract of [`Region::new`] must hold. Memory that is accessed only through `vm-memory` fulfils
 /// clause 2; that it stays mapped (clause 1) until it is unpinned is the caller's part, usually by keeping the
-/// guest memory alive as long as the pins.
+/// guest memory alive as long as the pins. It covers the files behind the memory as well.
 ///
 /// # Errors
 /// [`GuestMemoryError`] where a region is not in this process's memory or is not aligned to pages.
@@ -39,7 +39,8 @@ pub unsafe fn regions_of<M: GuestMemoryBackend>(
             // SAFETY: the caller of this function gives the same promise.
             let made = unsafe { Region::new(iova, start, region.len()) }?;
             Ok(match region.file_offset() {
-                Some(file) => made.with_file(file.arc().clone(), file.start()),
+                // SAFETY: `vm-memory` mapped the region from this place of this file; the caller's promise covers it.
+                Some(file) => unsafe { made.with_file(file.arc().clone(), file.start()) },
                 None => made,
             })
         })

@@ -46,21 +46,25 @@ impl Target for IoUring {
         "io-uring"
     }
 
-    fn strategy(&self) -> &'static str {
-        "register"
-    }
-
     fn addressing(&self) -> Addressing {
         Addressing::Hva
     }
 
-    fn constraints(&self) -> Constraints {
-        Constraints {
+    fn constraints(&self, regions: &Regions) -> Result<Constraints, PinFault> {
+        if let Some(region) = regions.iter().find(|region| region.is_read_only()) {
+            return Err(Meaning::new(
+                FaultKind::BadAddress,
+                "registered buffers are pinned for writing, and this region is read-only",
+                "leave the region out, or pin it through VFIO",
+            )
+            .refused("the check of the regions", Some(region.into())));
+        }
+        Ok(Constraints {
             max_chunk: NonZeroU64::new(MAX_BUFFER),
             // Any ring may get all chunks of a job, if the other threads are starved.
             entries: Some(u64::from(MAX_SLOTS)),
             ..Constraints::default()
-        }
+        })
     }
 
     fn accounting(&self) -> Accounting {
@@ -145,6 +149,10 @@ impl Work for Registered {
 }
 
 impl Session for Registered {
+    fn strategy(&self) -> &'static str {
+        "register"
+    }
+
     fn keep(mut self) {
         for ring in self.rings.drain(..) {
             ring.keep();

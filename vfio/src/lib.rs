@@ -17,11 +17,14 @@
 //! |---|---|---|---|
 //! | [`Populate`] | no, faults pages in | yes, in slices | nothing |
 //! | [`IoUring`] | yes, `VmPin` | yes, one ring a thread | io_uring allowed |
+//! | [`Type1`] | yes, `VmLck` | faulting in; mapping too where iommufd provides the container | a VFIO group |
+//! | [`Iommufd`] | yes, `VmPin` | yes | a VFIO device file |
 //!
 //! # Things this does not do
 //! - It opens no containers, groups or devices: what a VMM has, it keeps.
 //! - It does not decide how many threads work: that is the plan's.
 
+mod abi;
 mod address;
 mod backing;
 mod discard;
@@ -29,13 +32,21 @@ mod fault;
 #[cfg(feature = "vm-memory")]
 mod guest_memory;
 mod io_uring;
+mod iommufd;
+mod iova_space;
+mod mapped;
 mod page_size;
+mod payoff;
 mod populate;
 mod regions;
+#[cfg(feature = "vfio-ioctls")]
+mod rust_vmm;
 mod smaps;
+mod strategy;
 mod survey;
 mod sys;
 mod target;
+mod type1;
 
 pub use address::{Hva, Iova};
 pub use backing::{Backing, BackingKind};
@@ -44,12 +55,19 @@ pub use fault::{FaultAt, FaultKind, PinFault};
 #[cfg(feature = "vm-memory")]
 pub use guest_memory::{GuestMemoryError, regions_of};
 pub use io_uring::{IoUring, Registered};
+pub use iommufd::{Attachment, IoasInfo, IoasMapper, Iommufd};
+pub use iova_space::IovaSpace;
+pub use mapped::{Mapped, Mapper, SharedFd};
 pub use page_size::PageSize;
 pub use populate::{Populate, PopulateMethod, Populating};
 pub use regions::{Addressing, Placed, Regions, RegionsError};
+#[cfg(feature = "vfio-ioctls")]
+pub use rust_vmm::{ContainerFd, IommuFd, OpsMapper, OpsTarget, OtherOps};
+pub use strategy::Strategy;
 pub use survey::{Found, Survey, SurveyError};
 pub use sys::{
     mapping::{Mapping, MappingError, Pages},
     region::{Region, RegionError},
 };
 pub use target::{Accounting, Session, Target};
+pub use type1::{ContainerInfo, MigrationInfo, Type1, Type1Mapper};

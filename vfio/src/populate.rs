@@ -16,6 +16,9 @@ use crate::{
 /// all the time and a starved helper holds it a hundred times longer.
 const SLICE: NonZeroU64 = NonZeroU64::new(2 << 20).expect("not zero");
 
+/// The call, as errors name it.
+pub(crate) const POPULATE: &str = "madvise(MADV_POPULATE_WRITE)";
+
 /// Faults pages in for writing. Contents of pages that are there already stay as they are.
 ///
 /// There is nothing to undo: populated pages are ordinary memory of the process.
@@ -56,22 +59,15 @@ impl Target for Populate {
         "populate"
     }
 
-    fn strategy(&self) -> &'static str {
-        match self.method {
-            PopulateMethod::Madvise => "madvise",
-            PopulateMethod::Touch => "touch",
-        }
-    }
-
     fn addressing(&self) -> Addressing {
         Addressing::Hva
     }
 
-    fn constraints(&self) -> Constraints {
-        Constraints {
+    fn constraints(&self, _regions: &Regions) -> Result<Constraints, PinFault> {
+        Ok(Constraints {
             slice: Some(SLICE),
             ..Constraints::default()
-        }
+        })
     }
 
     fn accounting(&self) -> Accounting {
@@ -124,8 +120,8 @@ impl Work for Populating {
                     .populate(placed.offset, placed.size)
                     .map_err(|errno| {
                         let kind = region.backing().map(|backing| backing.kind);
-                        meaning(errno, kind).of(
-                            "madvise(MADV_POPULATE_WRITE)",
+                        populate_meaning(errno, kind).of(
+                            POPULATE,
                             Some(placed.into()),
                             errno.into(),
                         )
@@ -144,11 +140,18 @@ impl Work for Populating {
 }
 
 impl Session for Populating {
+    fn strategy(&self) -> &'static str {
+        match self.method {
+            PopulateMethod::Madvise => "madvise",
+            PopulateMethod::Touch => "touch",
+        }
+    }
+
     fn keep(self) {}
 }
 
 /// madvise(2), ERRORS, for `MADV_POPULATE_WRITE`.
-fn meaning(errno: Errno, kind: Option<BackingKind>) -> Meaning {
+pub(crate) fn populate_meaning(errno: Errno, kind: Option<BackingKind>) -> Meaning {
     let huge = kind == Some(BackingKind::Hugetlb);
     match errno {
         Errno::ENOMEM => Meaning::new(

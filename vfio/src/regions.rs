@@ -7,13 +7,15 @@ use std::sync::Arc;
 use pinning::{Chunk, Job, JobError, Range};
 use thiserror::Error;
 
-use crate::{Backing, Hva, Iova, PageSize, Region, Survey, SurveyError};
+use crate::{Backing, Hva, Iova, PageSize, Region, Survey, SurveyError, survey};
 
 /// Which of its two addresses a target works with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Addressing {
     /// Addresses of this process: nothing but the host's page tables is touched.
     Hva,
+    /// Addresses of the device: cuts fall where both its page tables and the host's can hold whole pages.
+    Iova,
 }
 
 /// Regions that do not overlap, in IOVA order; clones share them.
@@ -106,6 +108,38 @@ impl Regions {
         )
     }
 
+    /// The same memory in fewer regions: neighbours that continue each other in both addresses, in their file, and in
+    /// all that is known of them, become one.
+    ///
+    /// For the many small blocks of a virtio-mem device, each of which would spend a map entry. What is one entry can
+    /// only be unmapped as one: join what is removed together.
+    #[must_use]
+    pub fn coalesced(&self) -> Self {
+        let mut joined: Vec<Region> = Vec::new();
+        for region in self {
+            match joined.last_mut().map(|last| (last.joined(region), last)) {
+                Some((Some(both), last)) => *last = both,
+                _ => joined.push(region.clone()),
+            }
+        }
+        Self(joined.into())
+    }
+
+    /// The regions whose two addresses disagree in their place inside a page of the size behind them: chunks can only
+    /// be cut by smaller pages there, and the IOMMU cannot use large ones.
+    pub fn out_of_step(&self) -> impl Iterator<Item = &Region> {
+        self.iter()
+            .filter(|region| alignment(region, Addressing::Iova) < region.page_size().bytes())
+    }
+
+    /// Whether all of it is private anonymous memory, by the list of this process's mappings.
+    ///
+    /// # Errors
+    /// [`SurveyError`] where a region is not completely mapped, or not writable.
+    pub fn all_anonymous(&self) -> Result<bool, SurveyError> {
+        survey::all_anonymous(self)
+    }
+
     /// A job over all regions, cut at multiples of each one's page.
     ///
     /// # Errors
@@ -114,10 +148,8 @@ impl Regions {
         let ranges = self
             .iter()
             .map(|region| {
-                let start = match addressing {
-                    Addressing::Hva => region.hva().0,
-                };
-                Range::new(start, region.size(), region.page_size().bytes())
+                let start = start(region, addressing);
+                Range::new(start, region.size(), alignment(region, addressing))
             })
             .collect::<Result<Vec<_>, _>>()?;
         Job::new(ranges)
@@ -127,9 +159,7 @@ impl Regions {
     #[must_use]
     pub fn locate(&self, chunk: &Chunk, addressing: Addressing) -> Placed {
         let region = &self.0[chunk.range()];
-        let offset = match addressing {
-            Addressing::Hva => chunk.start() - region.hva().0,
-        };
+        let offset = chunk.start() - start(region, addressing);
         Placed {
             region: chunk.range(),
             iova: Iova(region.iova().0 + offset),
@@ -141,6 +171,25 @@ impl Regions {
 
     pub(crate) fn get(&self, index: usize) -> &Region {
         &self.0[index]
+    }
+}
+
+fn start(region: &Region, addressing: Addressing) -> u64 {
+    match addressing {
+        Addressing::Hva => region.hva().0,
+        Addressing::Iova => region.iova().0,
+    }
+}
+
+/// At multiples of what a region may be cut: its page, or the largest power of two by which its two addresses agree.
+fn alignment(region: &Region, addressing: Addressing) -> u64 {
+    let page = region.page_size().bytes();
+    match addressing {
+        Addressing::Hva => page,
+        Addressing::Iova => match (region.hva().0 ^ region.iova().0).trailing_zeros() {
+            64.. => page,
+            agree => page.min(1 << agree),
+        },
     }
 }
 

@@ -72,6 +72,21 @@ fn pmd_size() -> Option<PageSize> {
     PageSize::new(text.trim().parse().ok()?)
 }
 
+/// Whether all of `regions` is private anonymous memory.
+///
+/// From the list of mappings without their pages, which the kernel need not walk for it.
+pub(crate) fn all_anonymous(regions: &Regions) -> Result<bool, SurveyError> {
+    let text = fs::read("/proc/self/maps").map_err(|source| SurveyError::Read { source })?;
+    let vmas = smaps::parse(&String::from_utf8_lossy(&text), None);
+    for region in regions {
+        let found = survey(region, &vmas, |_, _| None)?;
+        if found.backing.kind != BackingKind::Anonymous {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// What `vmas` say of `region`. The kernel counts residency for each mapping; where one reaches beyond the region (it
 /// merges neighbours that look alike), `count` is asked for the part inside.
 fn survey(
@@ -87,7 +102,7 @@ fn survey(
         if vma.start > at {
             break;
         }
-        if !vma.writable {
+        if !vma.writable && !region.is_read_only() {
             return Err(SurveyError::NotWritable { hva: Hva(at) });
         }
         let (from, to) = (vma.start.max(start), vma.end.min(end));
@@ -118,7 +133,7 @@ fn survey(
 #[non_exhaustive]
 pub enum SurveyError {
     /// The kernel's list of mappings cannot be read.
-    #[error("/proc/self/smaps cannot be read")]
+    #[error("/proc/self/smaps or /proc/self/maps cannot be read")]
     Read {
         /// The reason.
         source: io::Error,

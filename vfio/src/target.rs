@@ -22,14 +22,14 @@ pub trait Target {
     /// The name in reports, JSON and on the command line.
     fn name(&self) -> &'static str;
 
-    /// How it will go about it, for the report.
-    fn strategy(&self) -> &'static str;
-
     /// Which addresses its chunks are cut by.
     fn addressing(&self) -> Addressing;
 
-    /// What it asks of a plan.
-    fn constraints(&self) -> Constraints;
+    /// Checks `regions`, before anything is touched, and says what it asks of a plan for them.
+    ///
+    /// # Errors
+    /// [`PinFault`] where the regions cannot be pinned by this target, with the first region that cannot.
+    fn constraints(&self, regions: &Regions) -> Result<Constraints, PinFault>;
 
     /// How the kernel counts what it pins.
     fn accounting(&self) -> Accounting;
@@ -45,6 +45,14 @@ pub trait Target {
 ///
 /// Dropping it releases at once whatever has not been undone.
 pub trait Session: Work<Error = PinFault> + Send {
+    /// How it goes about it, for the report; after the run, what it has come down to.
+    fn strategy(&self) -> &'static str;
+
+    /// Whether several threads that take chunks back are faster than one.
+    fn unpins_in_parallel(&self) -> bool {
+        true
+    }
+
     /// Leaves all pins in place until the process ends or the VMM removes them.
     fn keep(self);
 }
@@ -56,4 +64,6 @@ pub enum Accounting {
     Nothing,
     /// In a counter of the user that all his processes share and no file shows; also in `VmPin`.
     User,
+    /// In `VmLck` of this process.
+    Process,
 }

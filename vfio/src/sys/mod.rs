@@ -6,6 +6,10 @@
     reason = "memory is handed to the kernel by address; each block proves its contract"
 )]
 
+pub(crate) mod ioas;
 pub(crate) mod mapping;
+#[cfg(feature = "vfio-ioctls")]
+pub(crate) mod ops;
 pub(crate) mod region;
 pub(crate) mod ring;
+pub(crate) mod type1;

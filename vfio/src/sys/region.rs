@@ -3,6 +3,8 @@
 //! [`Region`]: guest memory that may be given to a device. Its constructor is the one unsafe promise of this library.
 
 use std::{
+    any::Any,
+    fmt,
     fs::File,
     num::NonZeroUsize,
     ptr::NonNull,
@@ -29,8 +31,19 @@ pub struct Region {
     size: NonZeroUsize,
     backing: Option<Backing>,
     file: Option<(Arc<File>, u64)>,
-    /// Keeps memory that this library mapped itself alive.
-    mapping: Option<Arc<Mapping>>,
+    read_only: bool,
+    /// Keeps the memory alive.
+    owner: Option<Owner>,
+}
+
+/// What must be dropped only after the region.
+#[derive(Clone)]
+struct Owner(Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Owner")
+    }
 }
 
 // SAFETY: the pointer is only an address for system calls and for atomic accesses, and the contract of `new` covers
@@ -49,7 +62,8 @@ impl Region {
     /// From now until the last clone of this region is dropped *and* everything pinned through it is unpinned
     /// (for [`Session::keep`](crate::Session::keep): for ever), the caller guarantees for `[start, start + size)`:
     ///
-    /// 1. It is mapped, readable and writable, and is not unmapped, remapped or replaced by another mapping.
+    /// 1. It is mapped, readable and writable ([`read_only`](Self::read_only) regions: readable), and is not unmapped,
+    ///    remapped or replaced by another mapping.
     /// 2. No Rust reference (`&`, `&mut`, slice) to any byte of it exists: it is accessed only through raw pointers
     ///    with volatile or atomic operations, as `vm-memory` does, because a device may write to it at any time.
     /// 3. Nothing that must keep its value lies in it: a device may overwrite every byte, and
@@ -85,7 +99,8 @@ impl Region {
             size: length,
             backing: None,
             file: None,
-            mapping: None,
+            read_only: false,
+            owner: None,
         })
     }
 
@@ -98,7 +113,7 @@ impl Region {
         // dropped (1), and gives out neither references nor pointers to its memory (2, 3).
         let mut region = Self::checked(iova, mapping.start().as_ptr(), mapping.size())?;
         region.file = mapping.file().map(|file| (file, 0));
-        region.mapping = Some(mapping);
+        region.owner = Some(Owner(mapping));
         Ok(region)
     }
 
@@ -112,11 +127,74 @@ impl Region {
         self
     }
 
-    /// Names the file behind the region and where in it the region begins, so that discarding frees its pages.
+    /// Names the file behind the region and where in it the region begins, so that discarding frees its pages, and
+    /// that it can be mapped by file.
+    ///
+    /// # Safety
+    /// What [`new`](Self::new) asks for the region's memory also holds for as many bytes of `file` from `offset` on:
+    /// mapped by file, a device accesses these, whatever the region's addresses show.
     #[must_use]
-    pub fn with_file(mut self, file: Arc<File>, offset: u64) -> Self {
+    pub unsafe fn with_file(mut self, file: Arc<File>, offset: u64) -> Self {
         self.file = Some((file, offset));
         self
+    }
+
+    /// Keeps `owner`, such as the guest's memory, until the region and all pins through it are dropped; for ever, if they
+    /// are kept ([`Session::keep`](crate::Session::keep)). Then it need not be declared before them.
+    #[must_use]
+    pub fn owned_by<O: Any + Send + Sync>(mut self, owner: Arc<O>) -> Self {
+        self.owner = Some(match self.owner.take() {
+            None => Owner(owner),
+            // A mapping of this library must outlive the region in any case.
+            Some(before) => Owner(Arc::new((before, owner))),
+        });
+        self
+    }
+
+    /// Lets the device only read the region, as for a guest's ROM. The mapping need not be writable then.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// Whether the device may only read it.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The file behind it and where in that it begins, where this is known.
+    pub(crate) fn file(&self) -> Option<(&Arc<File>, u64)> {
+        self.file.as_ref().map(|(file, offset)| (file, *offset))
+    }
+
+    /// The region that begins where this one ends, in every respect, joined with it; `None` if `next` is no such.
+    pub(crate) fn joined(&self, next: &Self) -> Option<Self> {
+        let follows = |end: Option<u64>, start: u64| end == Some(start);
+        let same_file = match (&self.file, &next.file) {
+            (None, None) => true,
+            (Some((mine, offset)), Some((its, start))) => {
+                Arc::ptr_eq(mine, its) && follows(offset.checked_add(self.size()), *start)
+            }
+            _ => false,
+        };
+        let same_owner = match (&self.owner, &next.owner) {
+            (None, None) => true,
+            (Some(mine), Some(its)) => Arc::ptr_eq(&mine.0, &its.0),
+            _ => false,
+        };
+        let joins = follows(self.iova.0.checked_add(self.size()), next.iova.0)
+            && follows(self.hva().0.checked_add(self.size()), next.hva().0)
+            && self.backing == next.backing
+            && self.read_only == next.read_only
+            && same_file
+            && same_owner;
+        let size = self.size.checked_add(next.size.get())?;
+        joins.then(|| Self {
+            size,
+            ..self.clone()
+        })
     }
 
     /// First address for the device.
@@ -162,9 +240,14 @@ impl Region {
         self.advise(0, self.size(), advice)
     }
 
-    /// `MADV_POPULATE_WRITE` for a part.
+    /// `MADV_POPULATE_WRITE` for a part, or `MADV_POPULATE_READ` where only reading is allowed.
     pub(crate) fn populate(&self, offset: u64, size: u64) -> Result<(), Errno> {
-        self.advise(offset, size, MmapAdvise::MADV_POPULATE_WRITE)
+        let advice = if self.read_only {
+            MmapAdvise::MADV_POPULATE_READ
+        } else {
+            MmapAdvise::MADV_POPULATE_WRITE
+        };
+        self.advise(offset, size, advice)
     }
 
     /// Writes to each page of a part what is already there.
@@ -178,11 +261,14 @@ impl Region {
             // readable and writable and only accessed by volatile or atomic operations (clauses 1 and 2 of `new`);
             // a byte needs no alignment.
             let byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) };
-            // A compare-exchange and not an or with 0, which compilers turn into a load, and a load faults the zero
-            // page in. If it fails, somebody else has just written, and the page is there.
+            // The first access has to be a write: a load would fault the zero page in, and the write after it would
+            // fault again and flush that page from every CPU. A compare-exchange, because compilers turn an or with 0
+            // into a load. Where it finds another value it may not have written; the second one does, unless somebody
+            // else has in between, and then the page is there.
             // Relaxed: the value is not used.
-            let value = byte.load(Ordering::Relaxed);
-            let _ = byte.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
+            if let Err(value) = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed) {
+                let _ = byte.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
+            }
         }
     }
 
@@ -250,7 +336,7 @@ impl Region {
     ///
     /// # Panics
     /// If the part does not lie inside the region: a mistake of this crate, which must not reach the kernel.
-    fn at(&self, offset: u64, size: u64) -> NonNull<u8> {
+    pub(super) fn at(&self, offset: u64, size: u64) -> NonNull<u8> {
         let inside = offset
             .checked_add(size)
             .is_some_and(|end| end <= self.size());
