@@ -41,6 +41,8 @@ fn overhead(size: u64, found: &Found, accounting: Accounting) -> u64 {
     // io_uring keeps 16 bytes (struct bio_vec) for each page of a buffer.
     let buffers = match accounting {
         Accounting::User => size / found.backing.page_size.bytes() * 16,
+        // The IOMMU's page tables: 8 bytes a page.
+        Accounting::Process => size / found.backing.page_size.bytes() * 8,
         Accounting::Nothing => 0,
     };
     page_tables + buffers
@@ -51,6 +53,7 @@ pub(crate) fn locked(regions: &Regions, accounting: Accounting) -> Demand {
     let (rule, locked) = match accounting {
         Accounting::Nothing => (LockRule::Exempt, 0),
         Accounting::User => (LockRule::User, regions.size()),
+        Accounting::Process => (LockRule::Process, regions.size()),
     };
     Demand {
         locked,

@@ -88,6 +88,15 @@ impl PinError {
         self
     }
 
+    /// The thread of a call that should have been started early.
+    pub(crate) fn no_thread(error: &std::io::Error) -> Self {
+        Self::new(
+            PinErrorKind::Other,
+            format!("no thread could be started: {error}"),
+        )
+        .with_remedy("raise ulimit -u or pids.max, or pin without starting early")
+    }
+
     /// Limits that are too low, found before the first page was touched.
     pub(crate) fn short(shortages: &[Shortage]) -> Self {
         let Some(first) = shortages.first() else {
@@ -107,10 +116,10 @@ impl PinError {
             Some(detail) => format!("{fault} ({detail})"),
             None => fault.to_string(),
         };
-        let remedy = remedy.unwrap_or_else(|| fault.remedy.to_owned());
+        let remedy = remedy.unwrap_or_else(|| fault.remedy.into_owned());
         let mut error = Self::new(kind, message).with_remedy(remedy);
         error.detail.at = fault.at;
-        error.source = Some(Box::new(fault.errno));
+        error.source = fault.errno.map(Into::into);
         error
     }
 
@@ -193,6 +202,16 @@ fn no_memory(
             (PinErrorKind::Memlock, Some(detail.to_owned()), None)
         }
         _ => (PinErrorKind::OutOfMemory, None, None),
+    }
+}
+
+/// For what fails before a pin call: making a target.
+impl From<PinFault> for PinError {
+    fn from(fault: PinFault) -> Self {
+        let mut error = Self::new(fault.kind.into(), &fault).with_remedy(fault.remedy);
+        error.detail.at = fault.at;
+        error.source = fault.errno.map(Into::into);
+        error
     }
 }
 

@@ -19,12 +19,16 @@ pub enum PinErrorKind {
     OutOfMemory,
     /// Not mapped, not writable, or of a kind that cannot be pinned.
     BadAddress,
-    /// Two regions overlap.
+    /// The device cannot address it, or the range is reserved.
+    IovaRange,
+    /// Two regions overlap, or something else is mapped there.
     Overlap,
     /// An address or size is not aligned.
     Misaligned,
     /// The target has too few map entries.
     Entries,
+    /// No device is attached, so that nothing would be pinned.
+    NotAttached,
     /// Not allowed to this process.
     Permission,
     /// The cancel token was raised.
@@ -45,9 +49,11 @@ impl PinErrorKind {
             Self::Hugetlb => "hugetlb",
             Self::OutOfMemory => "out-of-memory",
             Self::BadAddress => "bad-address",
+            Self::IovaRange => "iova-range",
             Self::Overlap => "overlap",
             Self::Misaligned => "misaligned",
             Self::Entries => "entries",
+            Self::NotAttached => "not-attached",
             Self::Permission => "permission",
             Self::Cancelled => "cancelled",
             Self::UndoFailed => "undo-failed",
@@ -75,6 +81,10 @@ impl From<FaultKind> for PinErrorKind {
             FaultKind::BadAddress => Self::BadAddress,
             FaultKind::Permission => Self::Permission,
             FaultKind::Entries => Self::Entries,
+            FaultKind::IovaRange => Self::IovaRange,
+            FaultKind::Misaligned => Self::Misaligned,
+            FaultKind::Overlap => Self::Overlap,
+            FaultKind::NotAttached => Self::NotAttached,
             _ => Self::Other,
         }
     }

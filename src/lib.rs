@@ -30,22 +30,31 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+#[cfg(feature = "check")]
+pub mod check;
+mod chunk_table;
 mod error;
+mod handle;
 mod kind;
 mod pinned;
 mod pinner;
 mod report;
 
 pub use cgroup::{CpuBudget, MemoryBudget};
+pub use chunk_table::{ChunkTable, CutChunk};
 pub use error::PinError;
+pub use handle::PinHandle;
 pub use kind::PinErrorKind;
 pub use pinned::{Pinned, UnpinError, Unpinned};
 pub use pinner::Pinner;
 pub use pinning::{CancelToken, Crew, NICEST, Progress};
 pub use report::PinReport;
-#[cfg(feature = "vm-memory")]
-pub use vfio::regions_of;
 pub use vfio::{
-    Backing, BackingKind, Discard, Hva, IoUring, Iova, Mapping, MappingError, PageSize, Pages,
-    Placed, Populate, PopulateMethod, Region, RegionError, Regions, RegionsError, Target,
+    Attachment, Backing, BackingKind, ContainerInfo, Discard, FaultKind, Hva, IoUring, IoasInfo,
+    Iommufd, Iova, IovaSpace, Mapping, MappingError, PageSize, Pages, PinFault, Placed, Populate,
+    PopulateMethod, Region, RegionError, Regions, RegionsError, SharedFd, Strategy, Target, Type1,
 };
+#[cfg(feature = "vfio-ioctls")]
+pub use vfio::{ContainerFd, IommuFd, OpsTarget};
+#[cfg(feature = "vm-memory")]
+pub use vfio::{GuestMemoryError, regions_of};

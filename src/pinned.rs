@@ -7,9 +7,9 @@ use std::sync::Arc;
 use cgroup::CpuBudget;
 use pinning::{Chunk, Crew, Released};
 use thiserror::Error;
-use vfio::{PinFault, Placed, Regions, Session, Target};
+use vfio::{Iova, PinFault, Placed, Regions, Session, Target};
 
-use crate::{PinReport, budget::CpuAllowance};
+use crate::{ChunkTable, CutChunk, PinReport, budget::CpuAllowance};
 
 /// Memory that is pinned for as long as this exists.
 ///
@@ -60,17 +60,56 @@ impl<T: Target> Pinned<T> {
             .map(|chunk| self.regions.locate(chunk, self.addressing))
     }
 
+    /// The chunks as a table that answers which of them a range covers.
+    #[must_use]
+    pub fn table(&self) -> ChunkTable {
+        ChunkTable::new(self.chunks())
+    }
+
+    /// Unpins the chunks in the `size` bytes from `iova` on, as when memory is hot-removed; the others stay pinned.
+    ///
+    /// # Errors
+    /// [`UnpinError`] where the range cuts a chunk in two, and then nothing was unpinned, or where chunks could not be
+    /// unpinned, and then they are still pinned.
+    pub fn unpin_range(&mut self, iova: Iova, size: u64) -> Result<Unpinned, UnpinError> {
+        self.table().covered(iova, size).map_err(|cut| UnpinError {
+            reasons: cut.to_string(),
+            left_pinned: Vec::new(),
+            cut: Some(cut),
+        })?;
+        let (taken, rest): (Vec<Chunk>, Vec<Chunk>) = self.chunks.iter().partition(|chunk| {
+            let at = self.regions.locate(chunk, self.addressing).iova;
+            at >= iova && at.0 - iova.0 < size
+        });
+        let Some(session) = self.session.take() else {
+            return Ok(Unpinned::default());
+        };
+        let released = self.release(&session, &taken);
+        self.session = Some(session);
+        self.chunks = rest;
+        // What resisted is still this guard's.
+        self.chunks
+            .extend(released.left_pinned.iter().map(|left| left.chunk));
+        self.outcome(&released)
+    }
+
     /// Unpins everything now.
     ///
     /// # Errors
     /// [`UnpinError`] where chunks could not be unpinned; the others are.
     pub fn unpin(mut self) -> Result<Unpinned, UnpinError> {
-        let Some(released) = self.release() else {
+        let Some(session) = self.session.take() else {
             return Ok(Unpinned::default());
         };
+        let released = self.release(&session, &self.chunks);
+        self.outcome(&released)
+    }
+
+    fn outcome(&self, released: &Released<PinFault>) -> Result<Unpinned, UnpinError> {
         if released.left_pinned.is_empty() {
             return Ok(released
                 .report
+                .as_ref()
                 .map_or_else(Unpinned::default, |report| Unpinned {
                     bytes: report.bytes,
                     seconds: report.time.as_secs_f64(),
@@ -84,6 +123,7 @@ impl<T: Target> Pinned<T> {
             .collect();
         Err(UnpinError {
             reasons: reasons.join(", "),
+            cut: None,
             left_pinned: released
                 .left_pinned
                 .iter()
@@ -95,21 +135,21 @@ impl<T: Target> Pinned<T> {
     /// Leaves everything pinned until the process ends or the VMM removes it by other means, and gives the chunk table.
     ///
     /// For targets that are the VMM's own (a container, an IOAS) nothing is leaked; `io_uring` rings stay open.
-    pub fn keep(mut self) -> Vec<Placed> {
-        let table = self.chunks().collect();
+    pub fn keep(mut self) -> ChunkTable {
+        let table = self.table();
         if let Some(session) = self.session.take() {
             session.keep();
         }
         table
     }
 
-    /// Takes all chunks back and drops the session.
-    fn release(&mut self) -> Option<Released<PinFault>> {
-        let session = self.session.take()?;
+    /// Takes `chunks` back.
+    fn release(&self, session: &T::Session, chunks: &[Chunk]) -> Released<PinFault> {
         // The limits may have changed since the memory was pinned.
         let cpu = CpuBudget::current();
         let own_crew;
         let crew = match &self.crew {
+            _ if !session.unpins_in_parallel() => None,
             Some(crew) => Some(&**crew),
             None => {
                 let threads = cpu.threads().get().min(self.report.job.threads);
@@ -117,19 +157,16 @@ impl<T: Target> Pinned<T> {
                 own_crew.as_ref()
             }
         };
-        Some(pinning::release(
-            &self.chunks,
-            &CpuAllowance(&cpu),
-            crew,
-            &session,
-        ))
+        pinning::release(chunks, &CpuAllowance(&cpu), crew, session)
     }
 }
 
 impl<T: Target> Drop for Pinned<T> {
     fn drop(&mut self) {
         // Chunks that resist are released when the session is dropped; who wants to know calls `unpin`.
-        let _ = self.release();
+        if let Some(session) = self.session.take() {
+            let _ = self.release(&session, &self.chunks);
+        }
     }
 }
 
@@ -150,6 +187,7 @@ pub struct Unpinned {
 pub struct UnpinError {
     reasons: String,
     left_pinned: Vec<Placed>,
+    cut: Option<CutChunk>,
 }
 
 impl UnpinError {
@@ -157,5 +195,11 @@ impl UnpinError {
     #[must_use]
     pub fn left_pinned(&self) -> &[Placed] {
         &self.left_pinned
+    }
+
+    /// The chunk that a range would have cut in two; nothing was unpinned then.
+    #[must_use]
+    pub fn cut(&self) -> Option<&CutChunk> {
+        self.cut.as_ref()
     }
 }

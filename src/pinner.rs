@@ -2,15 +2,16 @@
 
 //! [`Pinner`]: what the caller wants, joined with what the machine allows.
 
-use std::{fmt, num::NonZeroUsize, sync::Arc};
+use std::{fmt, num::NonZeroUsize, sync::Arc, thread};
 
 use cgroup::{CpuBudget, MemoryBudget, Throttle};
 use pinning::{CancelToken, Crew, Job, NICEST, Plan, Progress, Watch};
-use vfio::{Accounting, Addressing, BackingKind, Discard, Populate, Regions, Target};
+use vfio::{Accounting, Addressing, BackingKind, Discard, Populate, Regions, Session, Target};
 
 use crate::{
-    PinError, PinReport, Pinned,
+    PinError, PinHandle, PinReport, Pinned,
     budget::{self, CpuAllowance},
+    handle::Latest,
 };
 
 /// Pins regions in parallel. Everything has a default; a `Pinner` can be used many times.
@@ -34,7 +35,7 @@ pub struct Pinner<'a> {
     check: bool,
     crew: Option<Arc<Crew>>,
     cancel: Option<CancelToken>,
-    progress: Option<Box<dyn FnMut(Progress) + 'a>>,
+    progress: Option<Box<dyn FnMut(Progress) + Send + 'a>>,
 }
 
 impl<'a> Pinner<'a> {
@@ -116,7 +117,7 @@ impl<'a> Pinner<'a> {
 
     /// Is told on the calling thread how far the job is, about ten times a second.
     #[must_use]
-    pub fn progress(mut self, callback: impl FnMut(Progress) + 'a) -> Self {
+    pub fn progress(mut self, callback: impl FnMut(Progress) + Send + 'a) -> Self {
         self.progress = Some(Box::new(callback));
         self
     }
@@ -214,13 +215,14 @@ impl<'a> Pinner<'a> {
         let throttled = before.and_then(|before| Some(Throttle::current()?.since(&before)));
         let report = |job| PinReport {
             target: target.name(),
-            strategy: target.strategy(),
+            strategy: session.strategy(),
             regions: regions.iter().len(),
             page_size: regions.page_size(),
             nice: crew.map_or(self.nice, Crew::nice),
             job,
             cpu,
             throttled,
+            notes: notes(&regions, addressing),
         };
         match outcome {
             Ok(finished) => {
@@ -255,7 +257,61 @@ impl<'a> Pinner<'a> {
         job.min_chunk = self.min_chunk;
         job.max_chunk = self.max_chunk;
         job.max_threads = self.threads;
-        Ok(Plan::new(&job, &target.constraints(), &CpuAllowance(cpu))?)
+        let constraints = target
+            .constraints(regions)
+            .map_err(|fault| PinError::of_fault(fault, regions, target.accounting()))?;
+        Ok(Plan::new(&job, &constraints, &CpuAllowance(cpu))?)
+    }
+}
+
+/// What is worth knowing about a job beside its figures.
+fn notes(regions: &Regions, addressing: Addressing) -> Vec<String> {
+    if addressing == Addressing::Hva {
+        return Vec::new();
+    }
+    regions
+        .out_of_step()
+        .map(|region| {
+            format!(
+                "the region at iova {} lies at hva {}, in another place of a page of {}: the IOMMU cannot use such \
+                 pages for it",
+                region.iova(),
+                region.hva(),
+                region.page_size()
+            )
+        })
+        .collect()
+}
+
+impl Pinner<'static> {
+    /// Begins to pin `regions` on a thread of its own, and returns at once: the boot can go on.
+    ///
+    /// The new thread inherits CPU mask, cgroup, memory policy and nice value of the calling one, whose limits hold
+    /// for the job. A [`progress`](Self::progress) callback is called on that thread.
+    ///
+    /// # Errors
+    /// [`PinError`] where no thread can be started; that the job fails is told by [`PinHandle::join`].
+    pub fn start<T>(mut self, target: T, regions: &Regions) -> Result<PinHandle<T>, PinError>
+    where
+        T: Target + Send + 'static,
+        T::Session: 'static,
+    {
+        let cancel = self.cancel.get_or_insert_with(CancelToken::new).clone();
+        let latest = Latest::default();
+        let told = latest.clone();
+        let mut callback = self.progress.take();
+        self.progress = Some(Box::new(move |progress| {
+            told.set(progress);
+            if let Some(callback) = &mut callback {
+                callback(progress);
+            }
+        }));
+        let regions = regions.clone();
+        let thread = thread::Builder::new()
+            .name("parapin-start".to_owned())
+            .spawn(move || self.pin(&target, &regions))
+            .map_err(|error| PinError::no_thread(&error))?;
+        Ok(PinHandle::new(thread, cancel, latest))
     }
 }
 

@@ -24,4 +24,6 @@ pub struct PinReport {
     pub cpu: CpuBudget,
     /// How often and how long the caller's group was throttled while the job ran, where it can be read.
     pub throttled: Option<Throttle>,
+    /// What is worth knowing beside the figures, such as regions whose addresses rule out large pages.
+    pub notes: Vec<String>,
 }

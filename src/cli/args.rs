@@ -5,6 +5,7 @@
 use std::num::NonZeroUsize;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use parapin::check::PciAddress;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -22,8 +23,29 @@ Examples:
   parapin pin --size 2G --target populate       only fault the pages in
   parapin pin --size 4G --json | jq .limited_by which limit bound the number of threads
   parapin pin --size 8G --hold                  stay pinned until Ctrl-C
+  parapin pin --target type1 --device 0000:01:00.0 --size 4G
+                                                map for a device that vfio-pci holds, as a VMM does
+  parapin pin --target iommufd --device 0000:01:00.0 --strategy serial
+                                                the same through iommufd, as a serial loop would
 
 Sizes are bytes, or take K, M, G, T as powers of 1024.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  parapin check                                 can memory be pinned here at all
+  parapin check --device 0000:01:00.0           for this device, through VFIO
+  parapin check --device 01:00.0 --size 64G     so much of it
+  parapin check --json | jq '.rows[] | select(.verdict == \"fail\") | .remedy'
+
+Run it as the user, and in the container and cgroup, that will pin: the answer is about this process.
+
+Verdicts: ok; absent, not there and not needed for what was asked; warn, it works, but slower or less safely than
+it could, or could not be found out; fail, what was asked for cannot work.
+
+Exit codes:
+  0    no row fails
+  1    a row fails
+  2    wrong usage";
 
 /// Pins guest memory for devices in parallel, inside the limits of the caller, and takes every page back if anything
 /// fails.
@@ -39,6 +61,9 @@ pub(crate) enum Command {
     /// Pin memory of this process, report what that took, and unpin it.
     #[command(after_help = format!("{PIN_EXAMPLES}\n\n{EXIT_CODES}"))]
     Pin(PinArgs),
+    /// Say whether this host can pin guest memory for a device, and what to change.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
 }
 
 /// Flags of `parapin pin`.
@@ -53,6 +78,15 @@ pub(crate) struct PinArgs {
     /// Where the memory is pinned.
     #[arg(long, value_enum, default_value_t = TargetName::IoUring)]
     pub(crate) target: TargetName,
+    /// The PCI device to map for, such as 0000:01:00.0, held by vfio-pci; for the targets type1 and iommufd.
+    #[arg(long, required_if_eq_any([("target", "type1"), ("target", "iommufd")]))]
+    pub(crate) device: Option<PciAddress>,
+    /// How memory is faulted in and mapped for a device.
+    #[arg(long, value_enum, default_value_t = StrategyName::Auto)]
+    pub(crate) strategy: StrategyName,
+    /// First address for the device, in bytes or hexadecimal [default: 4G for a device, else 0].
+    #[arg(long, value_parser = address)]
+    pub(crate) iova: Option<u64>,
     /// Pages behind the memory; 2m and 1g come from the hugetlb pools.
     #[arg(long, value_enum, default_value_t = PageName::Small)]
     pub(crate) page_size: PageName,
@@ -86,12 +120,61 @@ pub(crate) struct PinArgs {
     pub(crate) quiet: bool,
 }
 
+/// Flags of `parapin check`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CheckArgs {
+    /// The PCI device that memory is to be pinned for, such as 0000:01:00.0 [default: none, pins through io_uring].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) device: Option<PciAddress>,
+    /// Bytes to be pinned [default: the smaller of 4G and a quarter of the available memory].
+    #[arg(long, value_parser = size, allow_negative_numbers = true)]
+    pub(crate) size: Option<u64>,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TargetName {
     /// Real pins as registered buffers of io_uring.
     IoUring,
     /// No pins: pages are faulted in.
     Populate,
+    /// Mapped for a device in a container of VFIO's group interface.
+    Type1,
+    /// Mapped for a device in an IOAS of iommufd.
+    Iommufd,
+}
+
+impl TargetName {
+    /// The name in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::IoUring => "io-uring",
+            Self::Populate => "populate",
+            Self::Type1 => "type1",
+            Self::Iommufd => "iommufd",
+        }
+    }
+
+    /// Whether memory is mapped for a device.
+    pub(crate) fn is_vfio(self) -> bool {
+        matches!(self, Self::Type1 | Self::Iommufd)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StrategyName {
+    /// The best for this target and this memory.
+    Auto,
+    /// One thread maps everything.
+    Serial,
+    /// All threads fault everything in, then one maps.
+    PopulateThenMap,
+    /// All threads touch pages while one maps what is there (anonymous memory only).
+    Pipeline,
+    /// All threads map.
+    Parallel,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -127,6 +210,15 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// An address in bytes, with an optional binary suffix, or hexadecimal.
+fn address(text: &str) -> Result<u64, String> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).map_err(|error| error.to_string()),
+        None if text == "0" => Ok(0),
+        None => size(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -136,6 +228,15 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn iovas_may_be_hexadecimal() {
+        assert_eq!(address("0xfee00000"), Ok(0xfee0_0000));
+        assert_eq!(address("4G"), Ok(1 << 32));
+        assert_eq!(address("0"), Ok(0));
+        assert!(address("0x").is_err());
+        assert!(address("0x1ffffffffffffffff").is_err());
     }
 
     #[test]

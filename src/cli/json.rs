@@ -2,6 +2,8 @@
 
 //! The JSON of `parapin pin --json`: schema 1, numbers in bytes and seconds.
 
+use std::time::Duration;
+
 use cgroup::Limit;
 use parapin::{MemoryBudget, PinReport};
 use serde::Serialize;
@@ -45,6 +47,7 @@ struct ReportJson<'a> {
     verified_pinned_bytes: u64,
     throttled: Option<ThrottledJson>,
     per_thread: Vec<ThreadJson>,
+    notes: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -91,10 +94,10 @@ struct AtJson {
 
 /// One object for a run that pinned.
 pub(crate) fn success(success: &Success<'_>) -> String {
-    let grown = success.pinned.pinned.saturating_sub(success.before.pinned);
+    let grown = success.counter.grown(&success.before, &success.pinned);
     render(&Output {
         schema: 1,
-        report: Some(report(success.report, success.pins, grown)),
+        report: Some(report(success.report, grown)),
         target: None,
         error: None,
     })
@@ -102,13 +105,11 @@ pub(crate) fn success(success: &Success<'_>) -> String {
 
 /// One object for a run that failed; with the report of what was done before, where the job had started.
 pub(crate) fn failure(args: &PinArgs, failure: &Failure<'_>) -> String {
-    let pins = args.target == TargetName::IoUring;
     let started = failure.error.and_then(|error| error.report());
-    let name = if pins { "io-uring" } else { "populate" };
     render(&Output {
         schema: 1,
-        report: started.map(|started| report(started, pins, failure.left_pinned)),
-        target: started.is_none().then_some(name),
+        report: started.map(|started| report(started, failure.left_pinned)),
+        target: started.is_none().then_some(args.target.name()),
         error: Some(ErrorJson {
             kind: failure.kind,
             message: &failure.message,
@@ -124,11 +125,18 @@ pub(crate) fn failure(args: &PinArgs, failure: &Failure<'_>) -> String {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a speed")]
-fn report(report: &PinReport, pins: bool, verified: u64) -> ReportJson<'_> {
+fn report(report: &PinReport, verified: u64) -> ReportJson<'_> {
     let job = &report.job;
     let seconds = job.time.as_secs_f64();
     let memory = MemoryBudget::current();
     let limits = report.cpu.limits().iter().chain(memory.limits());
+    let (populate_seconds, map_seconds) = if job.seal_time > Duration::ZERO {
+        (job.run_time.as_secs_f64(), job.seal_time.as_secs_f64())
+    } else if report.target == TargetName::Populate.name() {
+        (seconds, 0.0)
+    } else {
+        (0.0, seconds)
+    };
     ReportJson {
         target: report.target,
         strategy: report.strategy,
@@ -148,8 +156,8 @@ fn report(report: &PinReport, pins: bool, verified: u64) -> ReportJson<'_> {
         },
         chunks: job.chunks,
         seconds,
-        populate_seconds: if pins { 0.0 } else { seconds },
-        map_seconds: if pins { seconds } else { 0.0 },
+        populate_seconds,
+        map_seconds,
         gib_per_second: job.bytes as f64 / (1u64 << 30) as f64 / seconds.max(1e-9),
         verified_pinned_bytes: verified,
         throttled: report.throttled.map(|throttled| ThrottledJson {
@@ -165,6 +173,7 @@ fn report(report: &PinReport, pins: bool, verified: u64) -> ReportJson<'_> {
                 nice: worker.nice,
             })
             .collect(),
+        notes: &report.notes,
     }
 }
 

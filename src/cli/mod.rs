@@ -7,6 +7,8 @@
 //! ```
 
 mod args;
+mod check;
+mod device;
 mod exit;
 mod json;
 mod pin;
@@ -23,6 +25,7 @@ pub(crate) use exit::Exit;
 pub(crate) fn run(args: Args) -> Exit {
     match args.command {
         Command::Pin(args) => pin::run(&args),
+        Command::Check(args) => check::run(&args),
     }
 }
 

@@ -8,10 +8,13 @@ use std::{
 };
 
 use cgroup::ProcessMemory;
-use parapin::{IoUring, PinError, PinErrorKind, PinReport, Pinned, Pinner, Populate, Target};
+use parapin::{
+    IoUring, PinError, PinErrorKind, PinReport, Pinned, Pinner, Populate, Strategy, Target,
+};
 
 use super::{
-    args::{PinArgs, TargetName},
+    args::{PinArgs, StrategyName, TargetName},
+    device,
     exit::Exit,
     json,
     progress::Bar,
@@ -20,11 +23,38 @@ use super::{
     text,
 };
 
+/// The kernel's counter that shows what a target pins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counter {
+    /// Nothing is pinned.
+    None,
+    /// Pins of io_uring and iommufd.
+    VmPin,
+    /// Pins of type1.
+    VmLck,
+}
+
+impl Counter {
+    /// Bytes in it.
+    pub(crate) fn read(self, memory: &ProcessMemory) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::VmPin => memory.pinned,
+            Self::VmLck => memory.locked,
+        }
+    }
+
+    /// How far it has grown.
+    pub(crate) fn grown(self, before: &ProcessMemory, after: &ProcessMemory) -> u64 {
+        self.read(after).saturating_sub(self.read(before))
+    }
+}
+
 /// What is told of a run that pinned.
 #[derive(Debug)]
 pub(crate) struct Success<'a> {
     pub(crate) report: &'a PinReport,
-    pub(crate) pins: bool,
+    pub(crate) counter: Counter,
     pub(crate) before: ProcessMemory,
     pub(crate) pinned: ProcessMemory,
 }
@@ -32,8 +62,12 @@ pub(crate) struct Success<'a> {
 impl Success<'_> {
     /// Whether the kernel's counter moved by exactly what was asked for, or nothing was to be pinned.
     pub(crate) fn exact(&self) -> bool {
-        let grown = self.pinned.pinned.wrapping_sub(self.before.pinned);
-        !self.pins || grown == self.report.job.bytes
+        self.counter == Counter::None
+            || self.counter.grown(&self.before, &self.pinned) == self.report.job.bytes
+    }
+
+    pub(crate) fn pins(&self) -> bool {
+        self.counter != Counter::None
     }
 }
 
@@ -71,23 +105,75 @@ pub(crate) fn run(args: &PinArgs) -> Exit {
         }
     };
     match Resolved::new(args) {
-        Err(Refused {
+        Err(refused) => fail(args, &refused.into()),
+        Ok(resolved) => pin_to(args, &resolved, &mut interrupts),
+    }
+}
+
+fn pin_to(args: &PinArgs, resolved: &Resolved, interrupts: &mut Interrupts) -> Exit {
+    // Without one the parser does not let these targets pass.
+    let device = args
+        .device
+        .map_or_else(String::new, |device| device.to_string());
+    let device = device.as_str();
+    let strategy = strategy(args.strategy);
+    let refused = match args.target {
+        TargetName::IoUring => {
+            return pin(args, resolved, (&IoUring, Counter::VmPin), interrupts);
+        }
+        TargetName::Populate => {
+            let target = Populate::default();
+            return pin(args, resolved, (&target, Counter::None), interrupts);
+        }
+        TargetName::Type1 => match device::open_type1(device) {
+            Ok((target, _device)) => {
+                // What iommufd pins is in one counter alone, if the process may lock without limit.
+                let counter = match target.info().maps_in_parallel() {
+                    true => Counter::VmPin,
+                    false => Counter::VmLck,
+                };
+                let target = target.strategy(strategy);
+                return pin(args, resolved, (&target, counter), interrupts);
+            }
+            Err(refused) => refused,
+        },
+        TargetName::Iommufd => match device::open_iommufd(device) {
+            Ok((target, _device)) => {
+                let target = target.strategy(strategy);
+                return pin(args, resolved, (&target, Counter::VmPin), interrupts);
+            }
+            Err(refused) => refused,
+        },
+    };
+    fail(args, &refused.into())
+}
+
+fn strategy(name: StrategyName) -> Strategy {
+    match name {
+        StrategyName::Auto => Strategy::Auto,
+        StrategyName::Serial => Strategy::Serial,
+        StrategyName::PopulateThenMap => Strategy::PopulateThenMap,
+        StrategyName::Pipeline => Strategy::Pipeline,
+        StrategyName::Parallel => Strategy::Parallel,
+    }
+}
+
+impl From<Refused> for Failure<'_> {
+    fn from(refused: Refused) -> Self {
+        let Refused {
             exit,
             kind,
             message,
             remedy,
-        }) => fail(args, &Failure::other(exit, kind.name(), message, remedy)),
-        Ok(resolved) => match args.target {
-            TargetName::IoUring => pin(args, &resolved, &IoUring, &mut interrupts),
-            TargetName::Populate => pin(args, &resolved, &Populate::default(), &mut interrupts),
-        },
+        } = refused;
+        Self::other(exit, kind.name(), message, remedy)
     }
 }
 
 fn pin<T: Target>(
     args: &PinArgs,
     resolved: &Resolved,
-    target: &T,
+    (target, counter): (&T, Counter),
     interrupts: &mut Interrupts,
 ) -> Exit {
     let before = memory();
@@ -107,16 +193,16 @@ fn pin<T: Target>(
     match outcome {
         Ok(Ok(pinned)) => {
             let now = memory();
-            finish(args, pinned, before, now, interrupts)
+            finish(args, pinned, (counter, before, now), interrupts)
         }
-        Ok(Err(error)) => fail(args, &failed(&error, before)),
-        Err(_) => fail(args, &panicked(before)),
+        Ok(Err(error)) => fail(args, &failed(&error, counter, before)),
+        Err(_) => fail(args, &panicked(counter, before)),
     }
 }
 
 /// The panic itself has been printed by the hook.
-fn panicked(before: ProcessMemory) -> Failure<'static> {
-    let left_pinned = memory().pinned.saturating_sub(before.pinned);
+fn panicked(counter: Counter, before: ProcessMemory) -> Failure<'static> {
+    let left_pinned = counter.grown(&before, &memory());
     let (exit, message) = match left_pinned {
         0 => (Exit::Failed, "the job panicked; everything was undone"),
         _ => (Exit::LeftPinned, "the job panicked"),
@@ -132,14 +218,13 @@ fn panicked(before: ProcessMemory) -> Failure<'static> {
 fn finish<T: Target>(
     args: &PinArgs,
     pinned: Pinned<T>,
-    before: ProcessMemory,
-    now: ProcessMemory,
+    (counter, before, now): (Counter, ProcessMemory, ProcessMemory),
     interrupts: &mut Interrupts,
 ) -> Exit {
     let report = pinned.report().clone();
     let success = Success {
         report: &report,
-        pins: args.target == TargetName::IoUring,
+        counter,
         before,
         pinned: now,
     };
@@ -151,7 +236,7 @@ fn finish<T: Target>(
         interrupts.wait();
     }
     let outcome = pinned.unpin();
-    let left = memory().pinned.saturating_sub(before.pinned);
+    let left = success.counter.grown(&before, &memory());
     if left > 0 {
         let reason = outcome
             .err()
@@ -170,7 +255,7 @@ fn finish<T: Target>(
     if !args.hold {
         show(args, &success);
     }
-    if let (Ok(unpinned), true) = (&outcome, success.pins && !args.quiet && !args.json) {
+    if let (Ok(unpinned), true) = (&outcome, success.pins() && !args.quiet && !args.json) {
         tell(&text::unpinned(unpinned));
     }
     if success.exact() {
@@ -180,9 +265,9 @@ fn finish<T: Target>(
     }
 }
 
-fn failed(error: &PinError, before: ProcessMemory) -> Failure<'_> {
+fn failed(error: &PinError, counter: Counter, before: ProcessMemory) -> Failure<'_> {
     let listed: u64 = error.left_pinned().iter().map(|left| left.size).sum();
-    let left_pinned = listed.max(memory().pinned.saturating_sub(before.pinned));
+    let left_pinned = listed.max(counter.grown(&before, &memory()));
     let exit = match error.kind() {
         _ if left_pinned > 0 => Exit::LeftPinned,
         PinErrorKind::Cancelled => Exit::Cancelled,

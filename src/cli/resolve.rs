@@ -90,11 +90,15 @@ impl Resolved {
         }
         let (share, rest) = (number / regions, number % regions);
         let mut made = Vec::new();
-        let mut iova = 0;
+        let mut iova = args.iova.unwrap_or_else(|| match args.target.is_vfio() {
+            // Above the window that x86 keeps for interrupts.
+            true => 4 << 30,
+            false => 0,
+        });
         for index in 0..regions {
             let bytes = (share + u64::from(index < rest)) * page.bytes();
             made.push(region(args, bytes, Iova(iova))?);
-            iova += bytes;
+            iova = iova.wrapping_add(bytes);
         }
         let regions =
             Regions::new(made).map_err(|error| Refused::usage(PinErrorKind::Overlap, error))?;
@@ -111,7 +115,7 @@ fn page_size(name: PageName) -> PageSize {
 }
 
 /// The smaller of 4 GiB and a quarter of what is available, in whole pages and at least one.
-fn default_size(page: PageSize) -> u64 {
+pub(crate) fn default_size(page: PageSize) -> u64 {
     let quarter = MemoryBudget::current()
         .available()
         .map_or(DEFAULT_SIZE, |available| available / 4);
@@ -130,8 +134,14 @@ fn region(args: &PinArgs, bytes: u64, iova: Iova) -> Result<Region, Refused> {
         BackingName::Memfd => Mapping::memfd(bytes, pages),
     };
     let mapping = Arc::new(mapping.map_err(refused)?);
-    Region::of_mapping(mapping, iova)
-        .map_err(|error| Refused::usage(PinErrorKind::Misaligned, error))
+    Region::of_mapping(mapping, iova).map_err(|error| Refused {
+        exit: Exit::Failed,
+        kind: PinErrorKind::Misaligned,
+        message: error.to_string(),
+        remedy: Some(
+            "choose --iova as a multiple of the page, with room for the size behind it".to_owned(),
+        ),
+    })
 }
 
 fn refused(error: MappingError) -> Refused {

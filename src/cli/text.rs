@@ -2,7 +2,7 @@
 
 //! Reports for people.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use parapin::{PinReport, Unpinned};
 
@@ -16,7 +16,11 @@ pub(crate) fn success(success: &Success<'_>) -> String {
     let report = success.report;
     let mut text = format!(
         "{} {} in {} with {} ({}), pages of {}\n",
-        if success.pins { "pinned" } else { "populated" },
+        if success.pins() {
+            "pinned"
+        } else {
+            "populated"
+        },
         human(report.job.bytes),
         count(report.regions as u64, "region"),
         report.target,
@@ -27,13 +31,17 @@ pub(crate) fn success(success: &Success<'_>) -> String {
     let _ = verified(&mut text, success);
     let _ = speed(&mut text, report);
     let _ = workers(&mut text, report);
+    for note in &report.notes {
+        let _ = writeln!(text, "  note       {note}");
+    }
     text.truncate(text.trim_end().len());
     text
 }
 
 fn verified(text: &mut String, success: &Success<'_>) -> std::fmt::Result {
-    if success.pins {
-        let (before, after) = (success.before.pinned, success.pinned.pinned);
+    if success.pins() {
+        let counter = success.counter;
+        let (before, after) = (counter.read(&success.before), counter.read(&success.pinned));
         let verdict = if success.exact() {
             "exactly what was asked for"
         } else {
@@ -41,7 +49,7 @@ fn verified(text: &mut String, success: &Success<'_>) -> std::fmt::Result {
         };
         writeln!(
             text,
-            "  verified   VmPin {} before, {} after: {verdict}",
+            "  verified   {counter:?} {} before, {} after: {verdict}",
             human(before),
             human(after)
         )
@@ -64,6 +72,14 @@ fn speed(text: &mut String, report: &PinReport) -> std::fmt::Result {
         "  time       {seconds:.3} s, {:.2} GiB/s",
         report.job.bytes as f64 / (1u64 << 30) as f64 / seconds.max(1e-9)
     )?;
+    if report.job.seal_time > Duration::ZERO {
+        writeln!(
+            text,
+            "  of it      {:.3} s until all was faulted in, {:.3} s mapping on the calling thread",
+            report.job.run_time.as_secs_f64(),
+            report.job.seal_time.as_secs_f64()
+        )?;
+    }
     let (smallest, largest) = report.job.chunk_bytes;
     writeln!(
         text,
