@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::{command::CommandLine, msrv, tidy};
+use crate::{command::CommandLine, msrv, tidy, vm};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -40,6 +40,8 @@ enum Step {
     Deny,
     /// Every bench runs once
     Benches,
+    /// Tests on an emulated machine with an IOMMU and devices for VFIO
+    Vm,
     /// No dependency needs a newer compiler than is promised
     Msrv,
     /// File lengths, headers, the code map, orphans, crate edges
@@ -104,7 +106,8 @@ impl Step {
 
     fn run(self) -> Result<Outcome> {
         match self {
-            Self::Test => self.command().show()?,
+            Self::Test => return test(self.command()),
+            Self::Vm => return test_in_vm(&self.command()),
             Self::Models => check_models(&self.command())?,
             Self::Deny => return check_deny(&self.command()),
             Self::Msrv => return msrv::check(),
@@ -148,6 +151,7 @@ impl Step {
                 CommandLine::new("cargo deny --offline --workspace check bans licenses sources")
             }
             Self::Benches => CommandLine::new("cargo bench -p parapin -- --test"),
+            Self::Vm => CommandLine::new("cargo xtask vm test"),
             Self::Msrv | Self::Tidy => {
                 CommandLine::new(format!("cargo xtask ci --only {}", self.name()))
             }
@@ -158,6 +162,30 @@ impl Step {
 /// The library alone has to stand without the command line's dependencies.
 fn bare_clippy() -> CommandLine {
     CommandLine::new("cargo clippy -p parapin --no-default-features --lib -- -D warnings")
+}
+
+/// Compares our view of the kernel's interface with its own headers, where they can be had: Debian's are too old.
+fn test(command: CommandLine) -> Result<Outcome> {
+    if vm::has_kernel_source() {
+        let headers = vm::headers()?;
+        command
+            .variable("PARAPIN_KERNEL_HEADERS", headers.to_string_lossy())
+            .show()?;
+        return Ok(Outcome::Passed);
+    }
+    command.show()?;
+    Ok(Outcome::Partly("the kernel's own headers".to_owned()))
+}
+
+fn test_in_vm(command: &CommandLine) -> Result<Outcome> {
+    if let Some(reason) = vm::missing() {
+        if env::var_os("CI").is_some() {
+            bail!("{reason}; repeat with: {command}");
+        }
+        return Ok(Outcome::Skipped(reason));
+    }
+    ensure!(vm::test_all()?, "a test failed; repeat with: {command}");
+    Ok(Outcome::Passed)
 }
 
 /// A filter that matches nothing passes too, so the count is looked at.

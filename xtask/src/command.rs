@@ -2,7 +2,11 @@
 
 //! A command line that is shown as it would be typed, and runs at the root of the workspace.
 
-use std::{env, fmt, path::Path, process};
+use std::{
+    env, fmt,
+    path::{Path, PathBuf},
+    process,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -11,6 +15,12 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("xtask lies in the workspace")
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> PathBuf {
+    let named = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(named)
 }
 
 /// Words without blanks in them, and the variables set before them.
@@ -60,6 +70,17 @@ impl CommandLine {
         }
         self.judge(output.status)?;
         Ok(text.into_owned())
+    }
+
+    /// Runs with its messages in sight. Returns its standard output.
+    pub(crate) fn listen(&self) -> Result<String> {
+        let output = self
+            .process()
+            .stderr(process::Stdio::inherit())
+            .output()
+            .with_context(|| format!("cannot start: {self}"))?;
+        self.judge(output.status)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Whether it can be started and succeeds; prints nothing.

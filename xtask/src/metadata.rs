@@ -101,6 +101,14 @@ impl<'a> Package<'a> {
             .collect()
     }
 
+    /// The names of all targets of a kind: `test`, `bench`, `example`, …
+    pub(crate) fn targets(self, kind: &str) -> Vec<&'a str> {
+        list(&self.0["targets"])
+            .filter(|target| list(&target["kind"]).any(|of| of == kind))
+            .map(|target| text(&target["name"]))
+            .collect()
+    }
+
     pub(crate) fn dependencies(self) -> impl Iterator<Item = Dependency<'a>> {
         list(&self.0["dependencies"]).map(|dependency| {
             let name = text(&dependency["name"]);
