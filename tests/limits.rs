@@ -94,7 +94,7 @@ impl Group {
         command
             .args(["-c", script, "sh"])
             .arg(&self.0)
-            .arg(env!("CARGO_BIN_EXE_parapin"))
+            .arg(machine::parapin_path())
             .args(PIN);
         json(&mut command, 0)
     }

@@ -273,7 +273,7 @@ fn kept_pins_stay_and_the_table_tells_where_they_are() {
     let (_mappings, regions) = regions(make, 8 * MIB);
     let table = pinner().pin(&IoUring, &regions).unwrap().keep();
     assert_eq!(vm_pin() - before, 16 * MIB);
-    assert!(table.is_sorted_by_key(|placed| placed.iova));
+    assert!(table.iter().is_sorted_by_key(|placed| placed.iova));
     assert_eq!(
         table.iter().map(|placed| placed.size).sum::<u64>(),
         16 * MIB
@@ -339,7 +339,9 @@ fn a_file_behind_a_private_mapping_is_never_punched() {
         page_size: PageSize::SIZE_4K,
         shared: true,
     };
-    let region = region.with_file(Arc::clone(&file), 0).with_backing(lying);
+    #[expect(unsafe_code, reason = "the promise about the file")]
+    // SAFETY: the file holds nothing but what this test put there.
+    let region = unsafe { region.with_file(Arc::clone(&file), 0) }.with_backing(lying);
     let regions = Regions::new([region]).unwrap();
     pinner().populate(&regions).unwrap();
     pinner().discard(&regions).unwrap();

@@ -3,7 +3,7 @@
 //! The results as JSON, in the shape of `parapin bench --json`.
 
 use std::{
-    fs, io,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -31,12 +31,14 @@ struct RowJson<'a> {
     verdict: Option<&'static str>,
 }
 
-/// Writes `parapin-bench/NAME.json` in the target directory and says where that is.
+/// Writes `parapin-bench/NAME.json` in the target directory, or `NAME.json` in `$PARAPIN_BENCH_DIR`, and says where that is.
 pub(super) fn write(name: &str, machine: &Machine, rows: &[Measured]) -> io::Result<PathBuf> {
     // Cargo puts this directory into the target directory itself, whatever that is and whatever the profile and the
     // target triple are, which the path of the executable does not show.
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let directory = scratch.with_file_name("parapin-bench");
+    // In a virtual machine there is none.
+    let directory = env::var_os("PARAPIN_BENCH_DIR")
+        .map_or_else(|| scratch.with_file_name("parapin-bench"), PathBuf::from);
     fs::create_dir_all(&directory)?;
     let path = directory.join(name).with_extension("json");
     let results = Results {

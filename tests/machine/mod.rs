@@ -8,8 +8,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stdout, reason = "tells why a test does nothing")]
 
+pub(crate) mod vm;
+
 use std::{
-    fs,
+    env, fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -82,7 +84,7 @@ pub(crate) fn foll_pinned() -> u64 {
 ///
 /// Only where nobody else works on it; elsewhere the counter says nothing.
 pub(crate) fn assert_foll_pinned(expected: u64) {
-    if !is_root() || std::env::var_os("PARAPIN_TEST_MACHINE").is_none() {
+    if !is_root() || env::var_os("PARAPIN_TEST_MACHINE").is_none() {
         return;
     }
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -115,7 +117,7 @@ pub(crate) fn cannot_pin(bytes: u64) -> bool {
 
 /// Whether tests may change this machine (hugetlb pools, cgroups) and expect that nobody else pins on it.
 pub(crate) fn may_change_machine() -> bool {
-    let may = is_root() && std::env::var_os("PARAPIN_TEST_MACHINE").is_some();
+    let may = is_root() && env::var_os("PARAPIN_TEST_MACHINE").is_some();
     if !may {
         skip(
             "this test changes the machine: set PARAPIN_TEST_MACHINE=1, as root, on one that has no other work",
@@ -124,9 +126,15 @@ pub(crate) fn may_change_machine() -> bool {
     may
 }
 
+/// Where `parapin` is: beside this test, unless the test was carried to another machine with it.
+pub(crate) fn parapin_path() -> PathBuf {
+    let carried = env::var_os("PARAPIN_BIN");
+    carried.map_or_else(|| env!("CARGO_BIN_EXE_parapin").into(), PathBuf::from)
+}
+
 /// `parapin` with arguments.
 pub(crate) fn parapin(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_parapin"));
+    let mut command = Command::new(parapin_path());
     command.args(arguments);
     command
 }
@@ -136,7 +144,7 @@ pub(crate) fn parapin_under(wrapper: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new(wrapper[0]);
     command
         .args(&wrapper[1..])
-        .arg(env!("CARGO_BIN_EXE_parapin"))
+        .arg(parapin_path())
         .args(arguments);
     command
 }
@@ -145,7 +153,7 @@ pub(crate) fn parapin_under(wrapper: &[&str], arguments: &[&str]) -> Command {
 pub(crate) fn public_parapin() -> (tempdir::Dir, PathBuf) {
     let dir = tempdir::Dir::new();
     let copy = dir.path().join("parapin");
-    fs::copy(env!("CARGO_BIN_EXE_parapin"), &copy).unwrap();
+    fs::copy(parapin_path(), &copy).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     (dir, copy)
 }

@@ -1,0 +1,1015 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `parapin check` on trees of files that stand for hosts, on files made to break it, and on this machine.
+//!
+//! ```text
+//!  TYPE1 and changes to it ─► Tree in a temporary directory ─► Check::run_with ─► lines that are compared whole
+//! ```
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "check/hosts.rs"]
+mod hosts;
+mod machine;
+
+use std::{collections::BTreeSet, fs};
+
+use hosts::{BARE, BASE, DEVICE, File, IOMMUFD, Kernel, QUEUES, TYPE1, Tree};
+use machine::{describe, json, parapin};
+use parapin::check::{Check, CheckRequest, Row, Verdict};
+
+const GIB: u64 = 1 << 30;
+fn for_device(bytes: u64) -> CheckRequest {
+    CheckRequest {
+        device: Some(DEVICE.parse().unwrap()),
+        bytes: Some(bytes),
+    }
+}
+
+fn without_device(bytes: u64) -> CheckRequest {
+    CheckRequest {
+        device: None,
+        bytes: Some(bytes),
+    }
+}
+
+/// One line for each row, and below it its remedy.
+fn lines(rows: &[Row]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for row in rows {
+        lines.push(format!("{} {}: {}", row.verdict.name(), row.id, row.found));
+        lines.extend(row.remedy.iter().map(|remedy| format!("  {remedy}")));
+    }
+    lines
+}
+
+/// What is to be said of the rows of interest, on a ready host with changes.
+fn assert_rows(changes: &[File], kernel: &Kernel, ids: &[&str], expected: &[&str]) {
+    let tree = Tree::new(&[BASE, TYPE1, changes]);
+    let check = tree.check(&for_device(4 * GIB), kernel);
+    sound(&check);
+    let rows: Vec<Row> = check
+        .rows()
+        .iter()
+        .filter(|row| ids.contains(&row.id.as_str()))
+        .cloned()
+        .collect();
+    assert_eq!(lines(&rows), expected, "{changes:?}");
+    let fails = rows.iter().any(|row| row.verdict == Verdict::Fail);
+    assert_eq!(check.verdict() == Verdict::Fail, fails, "{changes:?}");
+}
+
+/// What holds for every check, whatever the host is like.
+fn sound(check: &Check) {
+    let mut ids = BTreeSet::new();
+    for row in check.rows() {
+        assert!(ids.insert(&row.id), "{} is there twice", row.id);
+        let needs_remedy = matches!(row.verdict, Verdict::Warn | Verdict::Fail);
+        assert!(row.remedy.is_some() || !needs_remedy, "{row:?}");
+        assert!(
+            row.remedy.is_none() || row.verdict != Verdict::Ok,
+            "{row:?}"
+        );
+        let texts = [&row.id, &row.found, &row.needed];
+        for text in texts.into_iter().chain(&row.remedy) {
+            assert!(!text.is_empty() && text.len() < 700, "{row:?}");
+            assert!(!text.contains(char::is_control), "{row:?}");
+        }
+    }
+}
+
+#[test]
+fn a_host_with_type1_is_ready() {
+    let tree = Tree::new(&[BASE, TYPE1]);
+    let check = tree.check(&for_device(4 * GIB), &Kernel::default());
+    sound(&check);
+    let expected = [
+        "ok iommu: dmar0, dmar1 (Intel VT-d)",
+        "ok iommu-groups: 1 group",
+        "ok interrupt-remapping: on (IR- chips in /proc/interrupts)",
+        "ok unsafe-interrupts: not allowed by vfio_iommu_type1",
+        "ok device: 0000:01:00.0 10de:2330, display, NUMA node 1",
+        "ok device-driver: vfio-pci",
+        "ok device-group: 12 (the host's own domain: DMA-FQ)",
+        "ok group-viability: viable beside 0000:00:01.0 (pcieport), 0000:01:00.1 (vfio-pci)",
+        "ok reserved-regions: 0xfee00000-0xfeefffff msi",
+        "ok vfio-container: /dev/vfio/vfio, provided by VFIO (vfio_iommu_type1)",
+        "absent iommufd: /dev/iommu does not exist",
+        "  `modprobe iommufd`, of a kernel 6.2 or later with CONFIG_IOMMUFD (in a container: `--device /dev/iommu`)",
+        "ok device-node: /dev/vfio/12",
+        "ok dma-entry-limit: 65535 maps for each container",
+        "ok type1-huge-pages: used by the IOMMU",
+        "ok memlock: unlimited (RLIMIT_MEMLOCK)",
+        "ok memory-cgroup: no limit",
+        "ok memory: 64 GiB (MemAvailable)",
+        "absent hugetlb-2m: an empty pool",
+        "  `echo 2048 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`",
+        "ok thp: madvise, advise for shared memory",
+        "ok cpu-affinity: 8 CPUs (0-7)",
+        "ok cpu-quota: none",
+        "ok cpu-weight: 100 (usual: 100)",
+        "ok io-uring: can be set up",
+        "absent dsa: no such device",
+        "absent iaa: no such device",
+    ];
+    assert_eq!(lines(check.rows()), expected);
+    assert_eq!(check.verdict(), Verdict::Ok);
+}
+
+#[test]
+fn a_host_with_iommufd_alone_is_ready() {
+    let ids = [
+        "unsafe-interrupts",
+        "vfio-container",
+        "iommufd",
+        "device-node",
+        "dma-entry-limit",
+        "type1-huge-pages",
+    ];
+    let mut expected = [
+        "ok unsafe-interrupts: not allowed by iommufd",
+        "ok vfio-container: /dev/vfio/vfio, provided by iommufd (it is /dev/iommu)",
+        "ok iommufd: /dev/iommu",
+        "ok device-node: /dev/vfio/12 does not exist, /dev/vfio/devices/vfio0",
+        "absent dma-entry-limit: no limit: iommufd has none",
+        "absent type1-huge-pages: vfio_iommu_type1 is not loaded",
+    ];
+    assert_rows(IOMMUFD, &Kernel::default(), &ids, &expected);
+    // A kernel built for it has a node of its own, with the number that VFIO's would have.
+    let compatible: &[File] = &[
+        ("sys/class/misc/vfio/", "/"),
+        ("dev/vfio/vfio", ""),
+        ("dev/vfio/12", ""),
+    ];
+    expected[1] =
+        "ok vfio-container: /dev/vfio/vfio, provided by iommufd (there is no vfio_iommu_type1)";
+    expected[3] = "ok device-node: /dev/vfio/12, /dev/vfio/devices/vfio0";
+    assert_rows(
+        &[IOMMUFD, compatible].concat(),
+        &Kernel::default(),
+        &ids,
+        &expected,
+    );
+}
+
+#[test]
+fn a_device_that_the_host_uses_names_its_driver() {
+    let held: &[File] = &[
+        (
+            "sys/bus/pci/devices/0000:01:00.0/driver",
+            "-> ../drivers/nvme",
+        ),
+        ("sys/bus/pci/devices/0000:01:00.0/vfio-dev", "gone"),
+        ("dev/vfio/12", "gone"),
+    ];
+    let ids = ["device-driver", "device-node", "vfio-container"];
+    let container = "ok vfio-container: /dev/vfio/vfio, provided by VFIO (vfio_iommu_type1)";
+    let node = "absent device-node: none before a VFIO driver holds the device";
+    assert_rows(
+        held,
+        &Kernel::default(),
+        &ids,
+        &[
+            "fail device-driver: nvme: the host uses the device itself",
+            "  `cd /sys/bus/pci && echo vfio-pci > devices/0000:01:00.0/driver_override \
+             && echo 0000:01:00.0 > devices/0000:01:00.0/driver/unbind \
+             && echo 0000:01:00.0 > drivers_probe` (the host loses it)",
+            container,
+            node,
+        ],
+    );
+    let free: &[File] = &[
+        ("sys/bus/pci/devices/0000:01:00.0/driver", "gone"),
+        ("sys/bus/pci/drivers/vfio-pci", "gone"),
+    ];
+    assert_rows(
+        free,
+        &Kernel::default(),
+        &ids,
+        &[
+            "fail device-driver: no driver holds it",
+            "  `modprobe vfio-pci; cd /sys/bus/pci && echo vfio-pci > devices/0000:01:00.0/driver_override \
+             && echo 0000:01:00.0 > drivers_probe`",
+            container,
+            node,
+        ],
+    );
+    let variant: &[File] = &[(
+        "sys/bus/pci/devices/0000:01:00.0/driver",
+        "-> ../drivers/nvgrace_gpu_vfio_pci",
+    )];
+    assert_rows(
+        variant,
+        &Kernel::default(),
+        &ids,
+        &[
+            "ok device-driver: nvgrace_gpu_vfio_pci",
+            container,
+            "ok device-node: /dev/vfio/12",
+        ],
+    );
+}
+
+#[test]
+fn a_group_is_viable_if_the_host_uses_no_other_device_of_it() {
+    let sibling = "sys/bus/pci/devices/0000:01:00.1/driver";
+    let bridge = "sys/bus/pci/devices/0000:00:01.0/driver";
+    let viability = |changes: &[File], expected: &[&str]| {
+        assert_rows(changes, &Kernel::default(), &["group-viability"], expected);
+    };
+    viability(
+        &[(sibling, "-> ../drivers/snd_hda_intel")],
+        &[
+            "fail group-viability: not viable: the host uses 0000:01:00.1 (snd_hda_intel)",
+            "  `echo 0000:01:00.1 > /sys/bus/pci/devices/0000:01:00.1/driver/unbind` (the host loses it), \
+             or move the device to a slot with a group of its own",
+        ],
+    );
+    viability(
+        &[(sibling, "-> ../drivers/pci-stub"), (bridge, "gone")],
+        &["ok group-viability: viable beside 0000:00:01.0 (no driver), 0000:01:00.1 (pci-stub)"],
+    );
+    // The kernel has counted this one since 5.19, bridge or not.
+    viability(
+        &[(bridge, "-> ../drivers/shpchp")],
+        &[
+            "fail group-viability: not viable: the host uses 0000:00:01.0 (shpchp)",
+            "  `echo 0000:00:01.0 > /sys/bus/pci/devices/0000:00:01.0/driver/unbind` (the host loses it), \
+             or move the device to a slot with a group of its own",
+        ],
+    );
+    viability(
+        &[
+            ("sys/kernel/iommu_groups/12/devices/0000:01:00.1", "gone"),
+            ("sys/kernel/iommu_groups/12/devices/0000:00:01.0", "gone"),
+        ],
+        &["ok group-viability: the device is alone in its group"],
+    );
+}
+
+#[test]
+fn without_an_iommu_it_says_where_to_switch_one_on() {
+    let iommu = |changes: &[File], expected: &[&str]| {
+        let tree = Tree::new(&[BASE, TYPE1, BARE, changes]);
+        let check = tree.check(&for_device(GIB), &Kernel::default());
+        sound(&check);
+        assert_eq!(lines(&check.rows()[..1]), expected, "{changes:?}");
+        assert_eq!(check.verdict(), Verdict::Fail);
+    };
+    let amd = (
+        "proc/cpuinfo",
+        "vendor_id\t: AuthenticAMD\nflags\t\t: fpu\n",
+    );
+    let other_table = ("sys/firmware/acpi/tables/FACP", "");
+    iommu(
+        &[("sys/firmware/acpi/tables/DMAR", "")],
+        &[
+            "fail iommu: none in use, though the firmware offers one (table DMAR)",
+            "  add `intel_iommu=on` to the kernel command line, and reboot",
+        ],
+    );
+    iommu(
+        &[other_table],
+        &[
+            "fail iommu: none: the firmware offers none (no table DMAR)",
+            "  switch VT-d on in the firmware, and add `intel_iommu=on` to the kernel command line",
+        ],
+    );
+    iommu(
+        &[],
+        &[
+            "fail iommu: none in use",
+            "  switch VT-d on in the firmware, add `intel_iommu=on` to the kernel command line, and reboot",
+        ],
+    );
+    iommu(
+        &[amd, other_table],
+        &[
+            "fail iommu: none: the firmware offers none (no table IVRS)",
+            "  switch IOMMU (AMD-Vi) on in the firmware; AMD needs no kernel parameter for it",
+        ],
+    );
+    iommu(
+        &[("proc/cmdline", "quiet intel_iommu=off\n")],
+        &[
+            "fail iommu: none: the kernel command line has intel_iommu=off",
+            "  take `intel_iommu=off` off the kernel command line, and reboot",
+        ],
+    );
+    iommu(
+        &[(
+            "proc/cpuinfo",
+            "vendor_id\t: GenuineIntel\nflags\t\t: fpu hypervisor\n",
+        )],
+        &[
+            "fail iommu: none: this virtual machine has no virtual IOMMU",
+            "  give the machine one; QEMU: `-machine q35,kernel-irqchip=split -device intel-iommu,intremap=on`",
+        ],
+    );
+}
+
+#[test]
+fn a_bare_host_fails_for_a_device_and_does_without() {
+    let tree = Tree::new(&[BASE, TYPE1, BARE]);
+    let check = tree.check(&for_device(GIB), &Kernel::default());
+    let failed: Vec<&str> = check
+        .rows()
+        .iter()
+        .filter(|row| row.verdict == Verdict::Fail)
+        .map(|row| row.id.as_str())
+        .collect();
+    assert_eq!(failed, ["iommu", "device-driver", "vfio-container"]);
+
+    let check = tree.check(&without_device(GIB), &Kernel::default());
+    sound(&check);
+    let expected = [
+        "absent iommu: none in use",
+        "  switch VT-d on in the firmware, add `intel_iommu=on` to the kernel command line, and reboot",
+        "absent iommu-groups: none, as no IOMMU is in use",
+        "absent interrupt-remapping: none, as no IOMMU is in use",
+        "absent unsafe-interrupts: neither vfio_iommu_type1 nor iommufd is loaded",
+        "absent vfio-container: /dev/vfio/vfio does not exist",
+        "  `modprobe vfio-pci` (in a container: `--device /dev/vfio/vfio`)",
+    ];
+    assert_eq!(lines(check.rows())[..expected.len()], expected);
+    assert_eq!(check.verdict(), Verdict::Ok);
+}
+
+#[test]
+fn one_complete_way_to_the_device_is_enough() {
+    let ids = ["vfio-container", "iommufd", "device-node"];
+    let both: &[File] = &[
+        ("sys/class/misc/iommu/", "/"),
+        (
+            "sys/bus/pci/devices/0000:01:00.0/vfio-dev/vfio0/dev",
+            "511:0\n",
+        ),
+        ("dev/iommu", ""),
+        ("dev/vfio/devices/vfio0", ""),
+    ];
+    let container = "ok vfio-container: /dev/vfio/vfio, provided by VFIO (vfio_iommu_type1)";
+    let denied = |denied: &'static [&'static str], expected: &[&str]| {
+        let kernel = Kernel {
+            denied,
+            io_uring: None,
+        };
+        assert_rows(both, &kernel, &ids, expected);
+    };
+    let chown = "  `chown USER /dev/iommu`, or a udev rule: KERNEL==\"iommu\", OWNER=\"USER\"";
+    denied(
+        &["dev/vfio/12"],
+        &[
+            container,
+            "ok iommufd: /dev/iommu",
+            "ok device-node: /dev/vfio/12 may not be opened by this user, /dev/vfio/devices/vfio0",
+        ],
+    );
+    denied(
+        &["dev/iommu", "dev/vfio/devices/vfio0"],
+        &[
+            container,
+            "warn iommufd: /dev/iommu may not be opened by this user",
+            chown,
+            "ok device-node: /dev/vfio/12, /dev/vfio/devices/vfio0 may not be opened by this user",
+        ],
+    );
+    denied(
+        &["dev/iommu", "dev/vfio/12", "dev/vfio/devices/vfio0"],
+        &[
+            container,
+            "warn iommufd: /dev/iommu may not be opened by this user",
+            chown,
+            "fail device-node: /dev/vfio/12 may not be opened by this user, \
+             /dev/vfio/devices/vfio0 may not be opened by this user",
+            "  `chown USER /dev/vfio/12`; to keep it so, a udev rule: SUBSYSTEM==\"vfio\", OWNER=\"USER\"",
+        ],
+    );
+    denied(
+        &["dev/vfio/vfio", "dev/vfio/12", "dev/iommu"],
+        &[
+            "warn vfio-container: /dev/vfio/vfio may not be opened by this user",
+            "  `chmod 666 /dev/vfio/vfio`, which is its usual mode",
+            "fail iommufd: /dev/iommu may not be opened by this user",
+            chown,
+            "ok device-node: /dev/vfio/12 may not be opened by this user, /dev/vfio/devices/vfio0",
+        ],
+    );
+}
+
+#[test]
+fn nodes_that_lead_nowhere_are_told_apart() {
+    let ids = ["vfio-container", "iommufd", "device-node"];
+    let iommufd = [
+        "absent iommufd: /dev/iommu does not exist",
+        "  `modprobe iommufd`, of a kernel 6.2 or later with CONFIG_IOMMUFD (in a container: `--device /dev/iommu`)",
+    ];
+    let node = "ok device-node: /dev/vfio/12";
+    let container = |changes: &[File], found: &str, remedy: &str| {
+        let expected = [found, remedy, iommufd[0], iommufd[1], node];
+        assert_rows(changes, &Kernel::default(), &ids, &expected);
+    };
+    container(
+        &[("sys/class/misc/vfio", "gone")],
+        "fail vfio-container: /dev/vfio/vfio exists, but its module is not loaded",
+        "  `modprobe vfio_iommu_type1`",
+    );
+    container(
+        &[("sys/module/vfio_iommu_type1", "gone")],
+        "fail vfio-container: /dev/vfio/vfio exists, but its module is not loaded",
+        "  `modprobe vfio_iommu_type1`",
+    );
+    // What `docker run -v /dev/vfio/vfio` makes where there is none.
+    container(
+        &[("dev/vfio/vfio", "gone"), ("dev/vfio/vfio/", "/")],
+        "fail vfio-container: /dev/vfio/vfio is not a device node",
+        "  pass the device node into the container: `--device /dev/vfio/vfio`",
+    );
+    assert_rows(
+        &[("dev/vfio/12", "gone")],
+        &Kernel::default(),
+        &["device-node"],
+        &[
+            "fail device-node: /dev/vfio/12 does not exist",
+            "  have udev or devtmpfs make the node; in a container: `--device /dev/vfio/12`",
+        ],
+    );
+}
+
+#[test]
+fn what_the_kernel_would_refuse_is_said_before() {
+    let row = |changes: &[File], id: &str, expected: &[&str]| {
+        assert_rows(changes, &Kernel::default(), &[id], expected);
+    };
+    row(
+        &[("sys/bus/pci/devices/0000:01:00.0/class", "0x060400\n")],
+        "device",
+        &[
+            "fail device: 0000:01:00.0 10de:2330, bridge, NUMA node 1",
+            "  name the device behind the bridge; `lspci -t` shows it",
+        ],
+    );
+    row(
+        &[("sys/bus/pci/devices/0000:01:00.0/iommu_group", "gone")],
+        "device-group",
+        &[
+            "fail device-group: none: the IOMMU does not cover this device",
+            "  choose another device; `ls /sys/kernel/iommu_groups/*/devices` has those that the IOMMU covers",
+        ],
+    );
+    row(
+        &[(
+            "sys/kernel/iommu_groups/12/reserved_regions",
+            "0x000000008d800000 0x000000008fffffff direct\n0x00000000fee00000 0x00000000feefffff msi\n",
+        )],
+        "reserved-regions",
+        &[
+            "fail reserved-regions: the firmware wants 0x8d800000-0x8fffffff direct mapped 1:1",
+            "  switch off in the firmware what shares memory with this device (RMRR, such as remote management), \
+             or choose another one",
+        ],
+    );
+    row(
+        &[("proc/interrupts", " 4: 1 IO-APIC 4-edge ttyS0\n")],
+        "interrupt-remapping",
+        &[
+            "fail interrupt-remapping: off (no IR- chip in /proc/interrupts)",
+            "  switch it on in the firmware (in QEMU: intel-iommu,intremap=on); if the guest is trusted with the host: \
+             `echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`",
+        ],
+    );
+    assert_rows(
+        &[
+            ("proc/interrupts", " 4: 1 IO-APIC 4-edge ttyS0\n"),
+            (
+                "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+                "Y\n",
+            ),
+        ],
+        &Kernel::default(),
+        &["interrupt-remapping", "unsafe-interrupts"],
+        &[
+            "warn interrupt-remapping: off (no IR- chip in /proc/interrupts)",
+            "  switch it on in the firmware (in QEMU: intel-iommu,intremap=on)",
+            "warn unsafe-interrupts: allowed by vfio_iommu_type1",
+            "  `echo N > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`",
+        ],
+    );
+}
+
+#[test]
+fn groups_tell_of_an_iommu_whose_units_are_not_listed() {
+    let unlisted: &[File] = &[("sys/class/iommu", "gone")];
+    let found = "ok iommu: in use (its units are not listed)";
+    assert_rows(unlisted, &Kernel::default(), &["iommu"], &[found]);
+    let unknown: &[File] = &[("sys/kernel/iommu_groups", "a file")];
+    let tree = Tree::new(&[BASE, unlisted, unknown]);
+    let check = tree.check(&without_device(GIB), &Kernel::default());
+    sound(&check);
+    assert_eq!(check.rows()[0].verdict, Verdict::Warn);
+}
+
+#[test]
+fn groups_that_vfio_makes_up_are_no_iommu() {
+    let changes: &[File] = &[
+        ("sys/class/iommu/", "/"),
+        ("sys/kernel/iommu_groups/0/name", "vfio-noiommu\n"),
+        (
+            "sys/bus/pci/devices/0000:01:00.0/iommu_group",
+            "-> ../iommu_groups/0",
+        ),
+        ("sys/bus/pci/devices/0000:01:00.0/driver", "-> ../vfio-pci"),
+        ("dev/vfio/noiommu-0", ""),
+    ];
+    let tree = Tree::new(&[BASE, TYPE1, BARE, changes]);
+    let check = tree.check(&for_device(GIB), &Kernel::default());
+    sound(&check);
+    let found = |id: &str| {
+        let row = check.rows().iter().find(|row| row.id == id).unwrap();
+        format!("{} {}", row.verdict.name(), row.found)
+    };
+    assert_eq!(found("iommu"), "fail none in use");
+    assert_eq!(
+        found("device-group"),
+        "fail 0, made up by VFIO: 0000:01:00.0 has no IOMMU"
+    );
+    assert_eq!(check.verdict(), Verdict::Fail, "{:?}", lines(check.rows()));
+}
+
+#[test]
+fn parameters_of_type1_that_are_in_the_way_are_warned_of() {
+    assert_rows(
+        &[
+            (
+                "sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+                "8\n",
+            ),
+            (
+                "sys/module/vfio_iommu_type1/parameters/disable_hugepages",
+                "Y\n",
+            ),
+        ],
+        &Kernel::default(),
+        &["dma-entry-limit", "type1-huge-pages"],
+        &[
+            "warn dma-entry-limit: only 8 maps for each container",
+            "  `echo 65535 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit`, before the container is opened",
+            "warn type1-huge-pages: not used: disable_hugepages is set",
+            "  `echo N > /sys/module/vfio_iommu_type1/parameters/disable_hugepages`",
+        ],
+    );
+}
+
+#[test]
+fn limits_on_memory_fail_and_say_how_to_raise_them() {
+    let limited: &[File] = &[
+        (
+            "proc/self/limits",
+            "Max locked memory  8388608 8388608 bytes\n",
+        ),
+        ("sys/fs/cgroup/vmm/memory.max", "2147483648\n"),
+        ("sys/fs/cgroup/vmm/memory.current", "1073741824\n"),
+        (
+            "sys/fs/cgroup/vmm/memory.stat",
+            "inactive_file 0\nactive_file 0\n",
+        ),
+        ("proc/meminfo", "MemAvailable: 1048576 kB\n"),
+    ];
+    let ids = ["memlock", "memory-cgroup", "memory"];
+    assert_rows(
+        limited,
+        &Kernel::default(),
+        &ids,
+        &[
+            "fail memlock: only 8 MiB (RLIMIT_MEMLOCK), 0 B of it in use",
+            "  `ulimit -l 4194304` in the shell that starts it, `LimitMEMLOCK=4294967296` in its systemd unit, \
+             or `prlimit --memlock=4294967296:4294967296 --pid PID`",
+            "fail memory-cgroup: only 2 GiB (/sys/fs/cgroup/vmm/memory.max), 1 GiB of it in use",
+            "  `echo 5393874944 > /sys/fs/cgroup/vmm/memory.max`, `MemoryMax=5393874944` in the systemd unit, \
+             or a higher memory limit for the container",
+            "fail memory: only 1 GiB (MemAvailable)",
+            "  free 3096 MiB on this machine, or give the guest less memory",
+        ],
+    );
+    assert_rows(
+        &[("sys/fs/cgroup/vmm/memory.high", "1073741824\n")],
+        &Kernel::default(),
+        &ids,
+        &[
+            "ok memlock: unlimited (RLIMIT_MEMLOCK)",
+            "warn memory-cgroup: throttled above 1 GiB (memory.high)",
+            "  `echo max > /sys/fs/cgroup/vmm/memory.high`: pinned memory cannot be given back, so the group stays slow",
+            "ok memory: 64 GiB (MemAvailable)",
+        ],
+    );
+    // Without an amount nothing is too low.
+    let tree = Tree::new(&[BASE, limited]);
+    let check = tree.check(&CheckRequest::default(), &Kernel::default());
+    sound(&check);
+    assert_eq!(check.verdict(), Verdict::Ok, "{:?}", lines(check.rows()));
+}
+
+#[test]
+fn what_slows_a_pin_is_warned_of() {
+    let slow: &[File] = &[
+        (
+            "proc/self/status",
+            "VmLck:\t0 kB\nVmPin:\t0 kB\nVmRSS:\t9 kB\nCapEff:\t0000000000000000\nCpus_allowed_list:\t3\n",
+        ),
+        ("sys/fs/cgroup/vmm/cpu.max", "150000 100000\n"),
+        ("sys/fs/cgroup/vmm/cpu.weight", "39\n"),
+        (
+            "sys/kernel/mm/transparent_hugepage/enabled",
+            "always madvise [never]\n",
+        ),
+        (
+            "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+            "100\n",
+        ),
+        (
+            "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+            "10\n",
+        ),
+    ];
+    assert_rows(
+        slow,
+        &Kernel::default(),
+        &[
+            "hugetlb-2m",
+            "thp",
+            "cpu-affinity",
+            "cpu-quota",
+            "cpu-weight",
+        ],
+        &[
+            "warn hugetlb-2m: 10 of 100 free, 0 reserved, 0 on demand",
+            "  `echo 2138 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`",
+            "warn thp: never, advise for shared memory",
+            "  `echo madvise > /sys/kernel/mm/transparent_hugepage/enabled`",
+            "warn cpu-affinity: 1 CPU of 8 (3)",
+            "  `taskset -pc 0-N PID`, or more CPUs in the cpuset (AllowedCPUs= of the systemd unit)",
+            "warn cpu-quota: 1 CPU: 150000 100000 (/sys/fs/cgroup/vmm/cpu.max)",
+            "  `echo max > /sys/fs/cgroup/vmm/cpu.max`, CPUQuota= of the systemd unit, or the CPU limit of the container",
+            "warn cpu-weight: 39 (usual: 100), /sys/fs/cgroup/vmm/cpu.weight",
+            "  `echo 100 > /sys/fs/cgroup/vmm/cpu.weight`, CPUWeight= of the systemd unit, \
+             or a higher CPU request of the container",
+        ],
+    );
+    assert_rows(
+        &[
+            ("sys/fs/cgroup/vmm/cpu.weight", "0\n"),
+            ("sys/fs/cgroup/vmm/cpu.idle", "1\n"),
+        ],
+        &Kernel::default(),
+        &["cpu-weight"],
+        &[
+            "warn cpu-weight: idle: runs only where nobody else wants to",
+            "  `echo 0 > /sys/fs/cgroup/vmm/cpu.idle`",
+        ],
+    );
+}
+
+#[test]
+fn io_uring_is_needed_only_without_a_device() {
+    const EPERM: i32 = 1;
+    let row = |changes: &[File], request: &CheckRequest| {
+        let tree = Tree::new(&[BASE, TYPE1, changes]);
+        let kernel = Kernel {
+            denied: &[],
+            io_uring: Some(EPERM),
+        };
+        let check = tree.check(request, &kernel);
+        sound(&check);
+        let row = check.rows().iter().find(|row| row.id == "io-uring");
+        lines(row.map(std::slice::from_ref).unwrap())
+    };
+    let sysctl: &[File] = &[("proc/sys/kernel/io_uring_disabled", "2\n")];
+    assert_eq!(
+        row(sysctl, &without_device(GIB)),
+        [
+            "fail io-uring: refused: kernel.io_uring_disabled is 2",
+            "  `sysctl kernel.io_uring_disabled=0`"
+        ]
+    );
+    assert_eq!(
+        row(sysctl, &for_device(GIB))[0],
+        "absent io-uring: refused: kernel.io_uring_disabled is 2"
+    );
+    let filtered: &[File] = &[(
+        "proc/self/status",
+        "Seccomp:\t2\nCpus_allowed_list:\t0-7\nCapEff:\t0\nVmLck:\t0 kB\nVmPin:\t0 kB\nVmRSS:\t0 kB\n",
+    )];
+    assert_eq!(
+        row(filtered, &without_device(GIB)),
+        [
+            "fail io-uring: refused: Operation not permitted (os error 1), by a seccomp filter",
+            "  allow io_uring_setup and io_uring_register in the seccomp profile of the container"
+        ]
+    );
+}
+
+#[test]
+fn a_container_without_files_of_its_cgroup_is_warned_and_not_refused() {
+    let changes: &[File] = &[
+        ("proc/self/cgroup", "gone"),
+        ("proc/self/mountinfo", "gone"),
+        ("sys/fs/cgroup", "gone"),
+    ];
+    assert_rows(
+        changes,
+        &Kernel::default(),
+        &["memory-cgroup", "cpu-quota", "cpu-weight"],
+        &[
+            "warn memory-cgroup: could not be read: /proc/thread-self/cgroup: no such file",
+            "  let this user read `/proc/thread-self/cgroup`, or look into it",
+            "warn cpu-quota: could not be read: /proc/thread-self/cgroup: no such file",
+            "  let this user read `/proc/thread-self/cgroup`, or look into it",
+            "warn cpu-weight: could not be read: /proc/thread-self/cgroup: no such file",
+            "  let this user read `/proc/thread-self/cgroup`, or look into it",
+        ],
+    );
+    // The usual container: its own group is at the mount point, under a path of the host's.
+    assert_rows(
+        &[
+            ("proc/self/cgroup", "0::/../kubepods/pod1\n"),
+            ("sys/fs/cgroup/memory.max", "max\n"),
+        ],
+        &Kernel::default(),
+        &["memory-cgroup", "cpu-quota", "cpu-weight"],
+        &[
+            "ok memory-cgroup: no limit",
+            "ok cpu-quota: none",
+            "absent cpu-weight: no cgroup with a weight",
+        ],
+    );
+}
+
+#[test]
+fn queues_of_accelerators_are_counted_if_a_process_may_use_them() {
+    let row = |kernel: &Kernel| {
+        let tree = Tree::new(&[BASE, TYPE1, QUEUES]);
+        let check = tree.check(&for_device(GIB), kernel);
+        sound(&check);
+        let from = check.rows().len() - 2;
+        check.rows()[from..].to_vec()
+    };
+    let rows = row(&Kernel::default());
+    assert_eq!(rows[0].verdict, Verdict::Ok);
+    assert_eq!(rows[0].found, "dsa0 with wq0.0 (shared)");
+    assert_eq!(rows[1].verdict, Verdict::Warn);
+    assert_eq!(rows[1].found, "iax1: no queue that this process may use");
+    assert!(
+        rows[1]
+            .remedy
+            .as_ref()
+            .unwrap()
+            .contains("accel-config config-wq iax1/wq1.0")
+    );
+    let denied = row(&Kernel {
+        denied: &["dev/dsa/wq0.0"],
+        io_uring: None,
+    });
+    assert_eq!(denied[0].found, "dsa0: no queue that this process may use");
+}
+
+/// A file, and the row that cannot be made without it.
+const GARBAGE: &[(&str, &str)] = &[
+    ("sys/class/iommu", "iommu"),
+    ("sys/kernel/iommu_groups", "iommu-groups"),
+    ("proc/interrupts", "interrupt-remapping"),
+    (
+        "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+        "unsafe-interrupts",
+    ),
+    ("sys/bus/pci/devices/0000:01:00.0/class", "device"),
+    ("sys/bus/pci/devices/0000:01:00.0/driver", "device-driver"),
+    (
+        "sys/bus/pci/devices/0000:01:00.0/iommu_group",
+        "device-group",
+    ),
+    ("sys/kernel/iommu_groups/12/devices", "group-viability"),
+    (
+        "sys/kernel/iommu_groups/12/reserved_regions",
+        "reserved-regions",
+    ),
+    (
+        "sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+        "dma-entry-limit",
+    ),
+    (
+        "sys/module/vfio_iommu_type1/parameters/disable_hugepages",
+        "type1-huge-pages",
+    ),
+    ("proc/self/limits", "memlock"),
+    ("proc/self/cgroup", "memory-cgroup"),
+    ("proc/meminfo", "memory"),
+    (
+        "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+        "hugetlb-2m",
+    ),
+    ("sys/kernel/mm/hugepages", "hugetlb"),
+    ("sys/kernel/mm/transparent_hugepage/enabled", "thp"),
+    ("proc/self/status", "cpu-affinity"),
+    ("proc/self/mountinfo", "cpu-quota"),
+    ("sys/fs/cgroup/vmm/cpu.weight", "cpu-weight"),
+    ("sys/bus/dsa/devices", "dsa"),
+];
+
+#[test]
+fn a_file_that_makes_no_sense_is_named() {
+    for &(file, id) in GARBAGE {
+        let tree = Tree::new(&[BASE, TYPE1, QUEUES]);
+        tree.put(file, "gone");
+        tree.put(file, "\u{202e}\x1b[2J garbage \0 \u{7}");
+        let check = tree.check(&for_device(GIB), &Kernel::default());
+        sound(&check);
+        let row = check.rows().iter().find(|row| row.id == id).unwrap();
+        assert_eq!(row.verdict, Verdict::Warn, "{file}: {row:?}");
+        assert!(
+            row.found.starts_with("could not be read: /"),
+            "{file}: {row:?}"
+        );
+        assert!(
+            row.found.contains(file.rsplit('/').next().unwrap()),
+            "{row:?}"
+        );
+    }
+}
+
+#[test]
+fn whatever_becomes_of_a_file_nothing_breaks() {
+    let files: Vec<&str> = [BASE, TYPE1, QUEUES]
+        .concat()
+        .iter()
+        .map(|(path, _)| path.trim_end_matches('/'))
+        .collect();
+    let tree = Tree::new(&[BASE, TYPE1, QUEUES]);
+    let ask = || {
+        for request in [for_device(u64::MAX), without_device(0)] {
+            sound(&tree.check(&request, &Kernel::default()));
+        }
+    };
+    for file in files {
+        let path = tree.path().join(file);
+        let kept = tree.path().join("kept");
+        fs::rename(&path, &kept).unwrap();
+        ask();
+        for text in [
+            "",
+            "\n\n",
+            "18446744073709551616",
+            "-> /",
+            "-> ..",
+            "-> \x1b",
+            "/",
+        ] {
+            tree.put(file, text);
+            ask();
+            tree.put(file, "gone");
+        }
+        let huge = fs::File::create(&path).unwrap();
+        huge.set_len(3 << 20).unwrap();
+        ask();
+        tree.put(file, "gone");
+        fs::rename(&kept, &path).unwrap();
+    }
+}
+
+#[test]
+fn an_empty_tree_and_odd_names_are_survived() {
+    let tree = Tree::new(&[]);
+    let check = tree.check(&for_device(GIB), &Kernel::default());
+    sound(&check);
+    assert_eq!(
+        lines(&check.rows()[..1])[0],
+        "fail iommu: no /sys/kernel: sysfs is not mounted here"
+    );
+
+    let odd: &[File] = &[
+        ("sys/kernel/iommu_groups/12/devices/$(reboot)/", "/"),
+        ("sys/kernel/iommu_groups/12/devices/a\x1bb/", "/"),
+        ("sys/kernel/mm/hugepages/hugepages-02048kB/", "/"),
+        ("sys/kernel/mm/hugepages/hugepages-2048\x1bkB/", "/"),
+        ("sys/bus/dsa/devices/dsa\n0/", "/"),
+    ];
+    let tree = Tree::new(&[BASE, TYPE1, odd]);
+    let check = tree.check(&for_device(GIB), &Kernel::default());
+    sound(&check);
+    assert_eq!(check.verdict(), Verdict::Ok, "{:?}", lines(check.rows()));
+}
+
+#[test]
+fn json_has_what_others_rely_on() {
+    let output = parapin(&["check", "--json"]).output().unwrap();
+    let exit = output.status.code().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.starts_with("{\n  \"schema\": 1,\n  \"verdict\": "),
+        "{text}"
+    );
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let words = ["ok", "warn", "fail", "absent"];
+    let mut ids = BTreeSet::new();
+    let mut failed = false;
+    for row in value["rows"].as_array().unwrap() {
+        let keys: Vec<&String> = row.as_object().unwrap().keys().collect();
+        assert_eq!(
+            keys,
+            ["found", "id", "needed", "remedy", "verdict"],
+            "{row}"
+        );
+        assert!(ids.insert(row["id"].as_str().unwrap()), "{row}");
+        assert!(
+            row["found"].is_string() && row["needed"].is_string(),
+            "{row}"
+        );
+        let verdict = row["verdict"].as_str().unwrap();
+        assert!(words.contains(&verdict), "{row}");
+        assert!(
+            row["remedy"].is_string() || ["ok", "absent"].contains(&verdict),
+            "{row}"
+        );
+        failed |= verdict == "fail";
+    }
+    assert_eq!(exit, i32::from(failed), "{}", describe(&output));
+    assert_eq!(value["verdict"] == "fail", failed);
+    for id in [
+        "iommu",
+        "vfio-container",
+        "memlock",
+        "thp",
+        "cpu-quota",
+        "io-uring",
+        "dsa",
+    ] {
+        assert!(ids.contains(id), "{id} is missing from {text}");
+    }
+}
+
+#[test]
+fn a_device_that_does_not_exist_fails() {
+    let value = json(
+        &mut parapin(&["check", "--json", "--device", "fffe:fe:1e.6"]),
+        1,
+    );
+    let rows = value["rows"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["id"] == "device").unwrap();
+    assert_eq!(row["verdict"], "fail");
+    assert_eq!(row["found"], "fffe:fe:1e.6: there is no such device");
+    assert!(rows.iter().all(|row| row["id"] != "device-driver"));
+}
+
+#[test]
+fn wrong_usage_is_refused_with_a_message() {
+    let cases: [(&[&str], &str); 6] = [
+        (&["--device", "1:0.0"], "0000:01:00.0"),
+        (&["--device", ""], "--device"),
+        (&["--device", "../../etc"], "lspci -D"),
+        (&["--device"], "--device"),
+        (&["--size", "0"], "more than 0"),
+        (&["surplus"], "surplus"),
+    ];
+    for (arguments, needle) in cases {
+        let output = parapin(&["check"]).args(arguments).output().unwrap();
+        let case = format!("{arguments:?}: {}", describe(&output));
+        assert_eq!(output.status.code(), Some(2), "{case}");
+        assert!(output.stdout.is_empty(), "{case}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(needle),
+            "{case}"
+        );
+    }
+}
+
+#[test]
+fn text_has_a_row_a_line_and_remedies_below() {
+    let output = parapin(&["check", "--device", "fffe:fe:1e.6"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let row = "fail    device               fffe:fe:1e.6: there is no such device\n          needed: the device";
+    assert!(text.contains(row), "{text}");
+    assert!(
+        text.contains("\n          remedy: name one that `lspci -D` lists\n"),
+        "{text}"
+    );
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.starts_with("not ready: before ") && last.contains("device"),
+        "{text}"
+    );
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    let output = parapin(&["check", "--help"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    for needle in [
+        "Examples:",
+        "--device 0000:01:00.0",
+        "Exit codes:",
+        "absent",
+    ] {
+        assert!(text.contains(needle), "{needle:?} is missing from {text}");
+    }
+}
