@@ -33,6 +33,15 @@ impl Mask {
         }
     }
 
+    /// Whether the calling thread still has this mask; does not allocate. A list, which could not be handed on anyway, is
+    /// taken to stay as it is.
+    pub(crate) fn is_still_the_callers(&self) -> bool {
+        match self {
+            Self::Set(set) => sched_getaffinity(None).map_or(true, |present| present == **set),
+            Self::List(_) => true,
+        }
+    }
+
     /// Puts the thread `tid` of this process under the mask.
     ///
     /// # Errors

@@ -5,11 +5,16 @@
 //! ```text
 //!  caller ──start──► threads ──► rayon pool ──► up? ──► niced        (once)
 //!         ──lease──► CPU mask of the caller ──► helpers of one job   (each job)
+//!                       └── followed while the job runs; raised one by one at its end, and niced again
 //!         ──drop───► pool ends ──► threads joined
 //! ```
 //!
 //! The threads are started first and handed to `rayon` afterwards, because a pool that starts its own fails as a whole
 //! when one thread cannot be started, and does not join them when it is dropped.
+//!
+//! # System call filters
+//! A filter like Cloud Hypervisor's kills the process for `setpriority`. Making a crew calls it; a job calls it only if
+//! the crew was allowed to when it was made, and the calling thread is under no more filters now than it was then.
 
 use std::{
     cell::RefCell,
@@ -22,13 +27,14 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use nix::sys::signal::SigSet;
 use rayon::{ThreadBuilder, ThreadPool, ThreadPoolBuilder};
 use rustix::{
-    process::{getpriority_process, setpriority_process},
+    process::setpriority_process,
     thread::{Pid, gettid},
 };
 
-use crate::affinity::Mask;
+use crate::{affinity::Mask, task};
 
 /// The nice value of helpers unless another one is asked for: the kernel's `MAX_NICE`.
 pub const NICEST: i32 = 19;
@@ -40,17 +46,31 @@ pub const NICEST: i32 = 19;
 /// the CPU mask that the calling thread has then. It can be shared between threads; while it works for one job,
 /// another one runs on its own calling thread alone and reports [`Limit::Jobs`](crate::Limit::Jobs).
 ///
-/// Threads are named `parapin-1`, `parapin-2`, … Dropping joins them.
+/// Threads are named `parapin-1`, `parapin-2`, … They block all signals, so that none of the process's is handled on a
+/// thread that may get no CPU for a second. Dropping joins them.
 #[derive(Debug)]
 pub struct Crew {
     id: u64,
     pool: Option<ThreadPool>,
     threads: Vec<JoinHandle<()>>,
-    members: Vec<Pid>,
+    members: Vec<Member>,
     wanted: usize,
     nice: i32,
+    /// System call filters that the thread which made the crew was under.
+    filters: Option<u32>,
     /// The mask that all helpers have, where it is known; locked while the crew works.
     mask: Mutex<Option<Mask>>,
+}
+
+/// One helper thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Member {
+    pub(crate) thread: Pid,
+    pub(crate) nice: i32,
+    /// Whether the kernel would let it become less nice again: CAP_SYS_NICE, or RLIMIT_NICE.
+    can_rise: bool,
+    /// System call filters that it was under when it started.
+    pub(crate) filters: Option<u32>,
 }
 
 thread_local! {
@@ -74,6 +94,7 @@ impl Crew {
             members: Vec::new(),
             wanted: helpers,
             nice,
+            filters: task::filters(),
             mask: Mutex::new(Mask::of_caller().ok()),
         };
         let seats = crew.start_threads();
@@ -123,19 +144,28 @@ impl Crew {
         if mask.as_ref() != Some(&present) {
             *mask = None;
             for member in &self.members {
-                present.apply(*member).map_err(|_| LeaseError::NoHelpers)?;
+                present
+                    .apply(member.thread)
+                    .map_err(|_| LeaseError::NoHelpers)?;
             }
-            *mask = Some(present);
+            *mask = Some(present.clone());
         }
+        // A filter that came since may kill the process for a call that it does not know.
+        let unfiltered = task::filters() == self.filters;
         Ok(Lease {
             pool,
-            _mask: mask,
+            members: &self.members,
+            may_raise: unfiltered && self.members.iter().all(|member| member.can_rise),
+            caller: present,
+            mask,
             _mark: Mark::new(self.id),
         })
     }
 
     /// Starts the threads; each waits for its seat in the pool.
     fn start_threads(&mut self) -> Vec<mpsc::Sender<ThreadBuilder>> {
+        // Threads inherit the signal mask: there is no moment in which one of them could take a signal.
+        let _blocked = Blocked::new();
         let mut seats = Vec::with_capacity(self.wanted);
         for index in 1..=self.wanted {
             let (seat, offer) = mpsc::channel::<ThreadBuilder>();
@@ -185,14 +215,48 @@ impl Drop for Crew {
 }
 
 /// Makes the calling thread a member of the crew, as nice as asked, and says who it is.
-fn settle(id: u64, nice: i32) -> Pid {
+fn settle(id: u64, nice: i32) -> Member {
     AT_WORK_FOR.with_borrow_mut(|crews| crews.push(id));
-    let present = getpriority_process(None).unwrap_or(0);
-    if nice > present {
-        // Raising niceness needs no privilege (setpriority(2)); where a filter forbids it, the report shows it.
-        let _ = setpriority_process(None, nice);
+    let present = task::Stat::of_caller().map_or(0, |stat| stat.nice);
+    // Raising niceness needs no privilege (setpriority(2)); where a filter refuses it, the report shows it.
+    let niced = nice > present && setpriority_process(None, nice).is_ok();
+    // Whether there is a way back depends on capabilities, limits and filters: trying it is the only sure answer.
+    let can_rise = niced && setpriority_process(None, present).is_ok();
+    let nice = if can_rise {
+        setpriority_process(None, nice).map_or(present, |()| nice)
+    } else if niced {
+        nice
+    } else {
+        present
+    };
+    Member {
+        thread: gettid(),
+        nice,
+        can_rise,
+        filters: task::filters(),
     }
-    gettid()
+}
+
+/// All signals are blocked on the calling thread until this is dropped.
+struct Blocked(Option<SigSet>);
+
+impl Blocked {
+    fn new() -> Self {
+        Self(
+            SigSet::all()
+                .thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)
+                .ok(),
+        )
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // It was this thread's mask a moment ago.
+            let _ = before.thread_set_mask();
+        }
+    }
 }
 
 /// Why a crew cannot help a job.
@@ -206,30 +270,64 @@ pub(crate) enum LeaseError {
 /// A crew that works for one job of the calling thread.
 #[derive(Debug)]
 pub(crate) struct Lease<'c> {
-    pool: &'c ThreadPool,
-    _mask: MutexGuard<'c, Option<Mask>>,
+    pub(crate) pool: &'c ThreadPool,
+    pub(crate) members: &'c [Member],
+    /// Whether helpers can be raised to the caller's priority.
+    pub(crate) may_raise: bool,
+    caller: Mask,
+    /// The mask that all helpers have, where it is known.
+    mask: MutexGuard<'c, Option<Mask>>,
     _mark: Mark,
 }
 
 impl Lease<'_> {
-    /// Runs `helper` on `count` threads of the crew and `caller` on this one; returns when all of them have.
-    ///
-    /// No helper begins before all were called, so that nothing is allocated once the first one works.
-    pub(crate) fn run(&self, count: usize, helper: impl Fn(usize) + Sync, caller: impl FnOnce()) {
-        let gate = Mutex::new(());
-        self.pool.in_place_scope(|scope| {
-            let closed = gate.lock();
-            for worker in 1..=count {
-                let (helper, gate) = (&helper, &gate);
-                scope.spawn(move |_| {
-                    drop(gate.lock());
-                    helper(worker);
-                });
-            }
-            drop(closed);
-            caller();
-        });
+    /// The caller's mask when this was made, or looked at last.
+    pub(crate) fn mask(&self) -> &Mask {
+        &self.caller
     }
+
+    /// The caller's mask, if it is another one than at the last look.
+    pub(crate) fn changed_mask(&mut self) -> Option<&Mask> {
+        if self.caller.is_still_the_callers() {
+            return None;
+        }
+        let present = Mask::of_caller().ok()?;
+        if self.mask.is_some() {
+            *self.mask = Some(present.clone());
+        }
+        self.caller = present;
+        Some(&self.caller)
+    }
+
+    /// Notes that members have masks of their own now, so that the next job sets them all.
+    pub(crate) fn scatter(&mut self) {
+        *self.mask = None;
+    }
+}
+
+/// Runs `helper` on `count` threads of the pool and `caller` on this one; returns when all of them have. A helper is told
+/// its number (1, 2, …) and which member of the crew it is.
+///
+/// No helper begins before all were called, so that nothing is allocated once the first one works.
+pub(crate) fn run_on(
+    pool: &ThreadPool,
+    count: usize,
+    helper: impl Fn(usize, usize) + Sync,
+    caller: impl FnOnce(),
+) {
+    let gate = Mutex::new(());
+    pool.in_place_scope(|scope| {
+        let closed = gate.lock();
+        for worker in 1..=count {
+            let (helper, gate) = (&helper, &gate);
+            scope.spawn(move |_| {
+                drop(gate.lock());
+                helper(worker, rayon::current_thread_index().unwrap_or(worker - 1));
+            });
+        }
+        drop(closed);
+        caller();
+    });
 }
 
 /// Marks the calling thread as the caller of a crew's job; drop takes the mark away.

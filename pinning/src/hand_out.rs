@@ -3,8 +3,8 @@
 //! Who does what: the cursor that hands out chunks, the claims on their slices, and the stop.
 //!
 //! ```text
-//!  cells    |0 1 2 3|4|5 6 7 8|9 . . . . .|        chunks drawn so far end at the cursor (here: 10)
-//!                              ▲ cursor
+//!  cells    |0 1 2 3|4|5 6 7 8|9 . . . . .|        chunks drawn so far end at the cursor (here: 10);
+//!                              ▲ cursor            one such interval and cursor for each memory node
 //!  claims   1111 0001 11 11000000 11               a slice below the cursor without a claim was handed out with its
 //!                    ▲                             chunk and not begun: whoever is idle claims it
 //! ```
@@ -41,27 +41,38 @@ pub(crate) struct Hand {
     late: Duration,
     /// Slices of the worker's own chunk that it has not looked at yet.
     own: (u32, u32),
-    /// No slice from here on is free; meaningful once the cursor has reached the end.
+    /// No slice from here on is free; meaningful once all cursors have reached their ends.
     free_below: Option<u32>,
+    /// The group of cells to draw from first.
+    group: usize,
 }
 
 impl Hand {
-    /// The hand of `worker`, which asks for the first time `late` after the job started.
-    pub(crate) fn new(worker: usize, late: Duration) -> Self {
+    /// The hand of `worker`, whose home is `group`, and which asks for the first time `late` after the job started.
+    pub(crate) fn new(worker: usize, group: Option<usize>, late: Duration) -> Self {
         Self {
             worker,
             late,
             own: (0, 0),
             free_below: None,
+            // Who is at home nowhere begins where few others do.
+            group: group.unwrap_or(worker),
         }
     }
+}
+
+/// The cells of one group of ranges.
+#[derive(Debug)]
+struct Cursor {
+    next: AtomicU32,
+    end: u32,
 }
 
 /// The shared state of a running job.
 #[derive(Debug)]
 pub(crate) struct HandOut<'p> {
     plan: &'p Plan,
-    cursor: CachePadded<AtomicU32>,
+    cursors: Box<[CachePadded<Cursor>]>,
     claims: Bits,
     /// Bytes of pieces that somebody has begun; a hint for the pace, exact only once all threads were joined.
     claimed: CachePadded<AtomicU64>,
@@ -77,7 +88,15 @@ impl<'p> HandOut<'p> {
         let layout = plan.layout();
         Self {
             plan,
-            cursor: CachePadded::new(AtomicU32::new(0)),
+            cursors: layout
+                .groups()
+                .map(|cells| {
+                    CachePadded::new(Cursor {
+                        next: AtomicU32::new(cells.start),
+                        end: cells.end,
+                    })
+                })
+                .collect(),
             claims: Bits::new(if layout.sliced() { layout.slices() } else { 0 }),
             claimed: CachePadded::new(AtomicU64::new(0)),
             stop: AtomicBool::new(false),
@@ -150,28 +169,37 @@ impl<'p> HandOut<'p> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Takes the next chunk off the cursor.
+    /// Takes the next chunk off a cursor: that of the hand's home, as long as it lasts, then those of others.
     fn draw(&self, hand: &mut Hand, unclaimed: u64) -> Drawn {
-        let layout = self.plan.layout();
         let share = self.pace.share(hand.worker, unclaimed, self.plan.chunk());
+        for _ in 0..self.cursors.len() {
+            let cursor = &self.cursors[hand.group % self.cursors.len()];
+            if let Some((cell, count)) = self.advance(cursor, share) {
+                return self.drawn(hand, cell, count);
+            }
+            hand.group += 1;
+        }
+        Drawn::Exhausted
+    }
+
+    /// Moves `cursor` by as many cells as `share` bytes are, at least one.
+    fn advance(&self, cursor: &Cursor, share: u64) -> Option<(u32, u32)> {
         // Relaxed, here and in the exchange: the cursor hands out numbers. What they stand for is in the plan, which
         // was made before any thread of the job began.
-        let mut at = self.cursor.load(Ordering::Relaxed);
-        loop {
-            if at >= layout.cells() {
-                return Drawn::Exhausted;
-            }
-            let count = layout.fit(at, share);
-            match self.cursor.compare_exchange_weak(
+        let mut at = cursor.next.load(Ordering::Relaxed);
+        while at < cursor.end {
+            let count = self.plan.layout().fit(at, share);
+            match cursor.next.compare_exchange_weak(
                 at,
                 at + count,
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
-                Ok(_) => return self.drawn(hand, at, count),
+                Ok(_) => return Some((at, count)),
                 Err(now) => at = now,
             }
         }
+        None
     }
 
     fn drawn(&self, hand: &mut Hand, cell: u32, count: u32) -> Drawn {
@@ -258,7 +286,7 @@ mod models {
     };
 
     use super::*;
-    use crate::{Allowance, Constraints, Job, Range};
+    use crate::{Allowance, Constraints, Job, Node, Range};
 
     const PAGE: u64 = 4096;
     const PREEMPTIONS: usize = 3;
@@ -306,7 +334,11 @@ mod models {
 
         /// Works like `Running::work_through`; the piece that holds `fails_at` fails.
         fn work(&self, worker: usize, fails_at: Option<u64>) {
-            let mut hand = Hand::new(worker, Duration::ZERO);
+            let mut hand = Hand::new(
+                worker,
+                self.hand_out.plan.places().home(worker),
+                Duration::ZERO,
+            );
             while let Some(piece) = self.hand_out.next(&mut hand) {
                 let pages = piece.chunk.start() / PAGE..piece.chunk.end() / PAGE;
                 for page in pages.clone() {
@@ -326,7 +358,10 @@ mod models {
     }
 
     fn run(cells: u64, slices: bool, workers: usize, fails_at: Option<u64>, check: fn(&Model)) {
-        let plan = plan(cells, slices);
+        run_plan(plan(cells, slices), workers, fails_at, check);
+    }
+
+    fn run_plan(plan: &'static Plan, workers: usize, fails_at: Option<u64>, check: fn(&Model)) {
         model(move || {
             let job = Model::new(plan, workers);
             let helpers: Vec<_> = (1..workers)
@@ -391,6 +426,41 @@ mod models {
         run(1, true, 3, None, everything_once);
     }
 
+    /// One cell on each of two nodes, and a worker at home on each.
+    #[test]
+    fn two_nodes_are_done_once() {
+        let ranges = [0, 1].map(|node| {
+            let start = u64::from(node) * 2 * PAGE;
+            Range::new(start, 2 * PAGE, PAGE)
+                .unwrap()
+                .on_node(Some(node))
+        });
+        let mut job = Job::new(ranges).unwrap();
+        job.min_chunk = 2 * PAGE;
+        job.max_chunk = 2 * PAGE;
+        job.home = Some(0);
+        job.nodes = [0, 1]
+            .map(|id| Node {
+                id,
+                cpus: vec![id as usize],
+            })
+            .into();
+        let constraints = Constraints {
+            slice: NonZeroU64::new(PAGE),
+            ..Constraints::default()
+        };
+        let budget = Allowance {
+            threads: NonZeroUsize::new(2).unwrap(),
+            limited_by: "model",
+        };
+        let plan = Plan::new(&job, &constraints, &budget).unwrap();
+        assert_eq!(
+            [0, 1].map(|worker| plan.node_of(worker)),
+            [Some(0), Some(1)]
+        );
+        run_plan(Box::leak(Box::new(plan)), 2, None, everything_once);
+    }
+
     #[test]
     fn a_failing_chunk_stops_both_and_the_undo_is_exact() {
         run(3, false, 2, Some(1), undo_finds_what_was_done);
@@ -452,14 +522,14 @@ mod models {
                 let job = Arc::clone(&job);
                 thread::spawn(move || {
                     if job.hand_out.stopped() {
-                        let mut hand = Hand::new(1, Duration::ZERO);
+                        let mut hand = Hand::new(1, None, Duration::ZERO);
                         assert_eq!(job.hand_out.next(&mut hand), None);
                     }
                 })
             };
             job.work(0, Some(0));
             helper.join().unwrap();
-            let mut hand = Hand::new(0, Duration::ZERO);
+            let mut hand = Hand::new(0, None, Duration::ZERO);
             assert_eq!(job.hand_out.next(&mut hand), None);
         });
     }

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 
 use thiserror::Error;
 
-use crate::Range;
+use crate::{Node, Range};
 
 /// What is to be worked on, after the kernel's `struct padata_mt_job` (include/linux/padata.h).
 ///
@@ -22,6 +22,13 @@ pub struct Job {
     pub max_chunk: u64,
     /// Most threads, the caller included; `None`: as many as the budget allows.
     pub max_threads: Option<NonZeroUsize>,
+    /// The memory nodes that ranges may be on. Helpers are brought to the CPUs of the nodes that have most to do.
+    pub nodes: Vec<Node>,
+    /// The node that the calling thread runs on, where that is known.
+    pub home: Option<u32>,
+    /// Whether each helper is put on a CPU of its own, in the order of the caller's mask. Off by default: the
+    /// scheduler then moves helpers away from busy neighbours.
+    pub spread: bool,
 }
 
 impl Job {
@@ -59,6 +66,9 @@ impl Job {
             min_chunk: Self::MIN_CHUNK,
             max_chunk: Self::MAX_CHUNK,
             max_threads: None,
+            nodes: Vec::new(),
+            home: None,
+            spread: false,
         })
     }
 

@@ -10,13 +10,15 @@
 //! ```
 //!
 //! A slice of a short cell at the border of a range may be empty; it keeps its number, so that all of this is
-//! division and no table.
+//! division and no table. Ranges of one memory node lie side by side, so that each node's cells are an interval, too.
 
-use crate::{Chunk, Range};
+use crate::{Chunk, Range, place::Places};
 
 /// The cuts of one range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Span {
+    /// Which range of the job it is.
+    range: usize,
     start: u64,
     end: u64,
     /// Where the first cell would begin if the range did not cut it short: a multiple of `slice`, and of `cell` where
@@ -79,6 +81,8 @@ pub(crate) fn round_up(value: u64, to: u64) -> u64 {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layout {
     spans: Box<[Span]>,
+    /// Where the cells of each group of ranges end.
+    groups: Box<[u32]>,
     cells: u32,
     slices: u32,
     size: u64,
@@ -86,20 +90,25 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Cuts `ranges` at absolute multiples of the cell, and these into slices.
+    /// Cuts `ranges` at absolute multiples of the cell, and these into slices; ranges of one group come together.
     ///
     /// `None` where cells or slices are more than 2³² − 1.
-    pub(crate) fn new(ranges: &[Range], cuts: Cuts) -> Option<Self> {
+    pub(crate) fn new(ranges: &[Range], places: &Places, cuts: Cuts) -> Option<Self> {
         let mut layout = Self {
             spans: Box::default(),
+            groups: Box::default(),
             cells: 0,
             slices: 0,
             size: 0,
             sliced: cuts.slice.is_some(),
         };
         let mut spans = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            let span = layout.span(range, cuts)?;
+        let mut groups = vec![0; places.groups()];
+        let mut order: Vec<usize> = (0..ranges.len()).collect();
+        order.sort_by_key(|&range| places.group_of(ranges[range].node()));
+        for index in order {
+            let range = &ranges[index];
+            let span = layout.span((index, range), cuts)?;
             let cells = u32::try_from((range.end() - 1 - span.origin) / span.cell + 1).ok()?;
             layout.cells = layout.cells.checked_add(cells)?;
             layout.slices = cells
@@ -107,13 +116,15 @@ impl Layout {
                 .and_then(|slices| layout.slices.checked_add(slices))?;
             layout.size += range.size();
             spans.push(span);
+            groups[places.group_of(range.node())] = layout.cells;
         }
+        layout.groups = groups.into();
         layout.spans = spans.into();
         Some(layout)
     }
 
     /// The span that follows those which the layout has already.
-    fn span(&self, range: &Range, cuts: Cuts) -> Option<Span> {
+    fn span(&self, (index, range): (usize, &Range), cuts: Cuts) -> Option<Span> {
         let align = range.align();
         let cell = round_up(cuts.cell, align);
         let slice = cuts
@@ -134,6 +145,7 @@ impl Layout {
             (cell, slice, range.start() / cell * cell)
         };
         Some(Span {
+            range: index,
             start: range.start(),
             end: range.end(),
             origin,
@@ -148,6 +160,12 @@ impl Layout {
 
     pub(crate) fn cells(&self) -> u32 {
         self.cells
+    }
+
+    /// The cells of each group of ranges, which hold each other's ends.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = std::ops::Range<u32>> + '_ {
+        let starts = std::iter::once(0).chain(self.groups.iter().copied());
+        starts.zip(&*self.groups).map(|(start, &end)| start..end)
     }
 
     pub(crate) fn slices(&self) -> u32 {
@@ -190,8 +208,9 @@ impl Layout {
     /// The chunk of `count` cells from `cell` on, which must lie in one range.
     pub(crate) fn chunk(&self, cell: u32, count: u32) -> Chunk {
         let index = self.span_of_cell(cell);
-        let (start, end) = self.spans[index].cells(cell, count);
-        Chunk::new(index, start, end, cell)
+        let span = &self.spans[index];
+        let (start, end) = span.cells(cell, count);
+        Chunk::new(span.range, start, end, cell)
     }
 
     /// Number of the first slice of `cell`; `cells()` gives the number of all slices.
@@ -223,6 +242,6 @@ impl Layout {
             .saturating_add(span.slice)
             .min(cell_start.saturating_add(span.cell));
         let (start, end) = span.clip(start, end);
-        (start < end).then(|| Chunk::new(index, start, end, span.first_cell + cell))
+        (start < end).then(|| Chunk::new(span.range, start, end, span.first_cell + cell))
     }
 }

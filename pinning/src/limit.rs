@@ -6,7 +6,8 @@ use std::num::NonZeroUsize;
 
 /// How many threads a job may use now, the caller included.
 ///
-/// Asked on the thread that starts the job, when its plan is made.
+/// Asked on the thread that starts the job: when its plan is made, and, through
+/// [`Watch::budget`](crate::Watch::budget), about ten times a second while it runs.
 pub trait Budget {
     /// The present answer.
     fn allowance(&self) -> Allowance;
@@ -38,7 +39,7 @@ pub enum Limit {
     MaxThreads,
     /// The job is too small for more.
     Size,
-    /// The crew is at work for another job.
+    /// The crew is at work for another job, or other jobs of the process use what the budget allows.
     Jobs,
     /// Threads could not be started, or not be brought under the caller's CPU mask.
     ThreadsUnavailable,

@@ -27,6 +27,7 @@ use thiserror::Error;
 use crate::{
     Allowance, Budget, Chunk, Job, Limit, Range, Sealing,
     layout::{Cuts, Layout, cells_of, round_up},
+    place::Places,
 };
 
 /// padata's `load_balance_factor`: chunks a thread can expect.
@@ -62,8 +63,11 @@ pub struct Constraints {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     layout: Layout,
+    places: Places,
     threads: NonZeroUsize,
     limited_by: Limit,
+    /// Threads that the budget allowed when this was made.
+    budget: NonZeroUsize,
     chunk: u64,
     sealing: Sealing,
 }
@@ -100,7 +104,8 @@ impl Plan {
 
         let entries = constraints.entries.unwrap_or(u64::MAX);
         let cell = cell_within(ranges, first, hard_max, entries)?;
-        let (threads, limited_by) = threads(job, min_chunk, constraints, &budget.allowance());
+        let allowance = budget.allowance();
+        let (threads, limited_by) = threads(job, min_chunk, constraints, &allowance);
         let share = job.size() / (threads.get() as u64).saturating_mul(CHUNKS_PER_THREAD);
         let share = match constraints.sealing {
             Sealing::None => share.clamp(min_chunk, max_chunk),
@@ -114,13 +119,16 @@ impl Plan {
             chunk: share.max(cell),
             slice,
         };
-        let layout = Layout::new(ranges, cuts).ok_or(PlanError::TooManyPieces)?;
+        let places = Places::new(job, threads.get());
+        let layout = Layout::new(ranges, &places, cuts).ok_or(PlanError::TooManyPieces)?;
         let chunk = round_up(share, align).min(hard_max).max(cell);
         Ok(Self {
             chunk,
             layout,
+            places,
             threads,
             limited_by,
+            budget: allowance.threads,
             sealing: constraints.sealing,
         })
     }
@@ -145,7 +153,8 @@ impl Plan {
             chunk: u64::MAX,
             slice: None,
         };
-        let layout = Layout::new(&ranges, whole).ok_or(PlanError::TooManyPieces)?;
+        let places = Places::default();
+        let layout = Layout::new(&ranges, &places, whole).ok_or(PlanError::TooManyPieces)?;
         let allowance = budget.allowance();
         let by_size = (layout.size() / min_chunk.max(1)).min(chunks.len() as u64);
         let (threads, limited_by) = least([
@@ -157,8 +166,10 @@ impl Plan {
         ]);
         Ok(Self {
             layout,
+            places,
             threads,
             limited_by,
+            budget: allowance.threads,
             chunk: u64::MAX,
             sealing: Sealing::None,
         })
@@ -200,8 +211,22 @@ impl Plan {
         self.sealing
     }
 
+    /// The memory node to whose CPUs `worker` (0: the caller) is brought; `None` for who works anywhere.
+    #[must_use]
+    pub fn node_of(&self, worker: usize) -> Option<u32> {
+        self.places.node(worker)
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    pub(crate) fn budget(&self) -> NonZeroUsize {
+        self.budget
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::CancelToken;
+use crate::{Alarm, Budget, CancelToken, Jobs};
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Progress {
     pub elapsed: Duration,
 }
 
-/// How a caller follows a job: a callback, and a token to cancel it; `default()` does neither.
+/// How a caller follows a job, and what the job follows while it runs; `default()` does neither.
 #[derive(Default)]
 pub struct Watch<'a> {
     /// Stops the job when raised.
@@ -29,10 +29,17 @@ pub struct Watch<'a> {
     /// [`INTERVAL`](Self::INTERVAL), and once more when all is done. It may allocate and take its time: only the
     /// caller's share of the work waits.
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
+    /// Asked on the calling thread, once an interval and between its pieces, how many threads may work from now on:
+    /// helpers retire, or come back, up to the number that was planned. It may allocate.
+    pub budget: Option<&'a dyn Budget>,
+    /// The jobs with which this one shares what the budget allows.
+    pub jobs: Option<&'a Jobs>,
+    /// Is told of helpers that make no progress.
+    pub alarm: Option<Alarm<'a>>,
 }
 
 impl Watch<'_> {
-    /// Least time between two calls of [`progress`](Self::progress).
+    /// Least time between two calls of [`progress`](Self::progress), and between two looks at the limits.
     pub const INTERVAL: Duration = Duration::from_millis(100);
 }
 
@@ -41,6 +48,9 @@ impl fmt::Debug for Watch<'_> {
         f.debug_struct("Watch")
             .field("cancel", &self.cancel)
             .field("progress", &self.progress.is_some())
+            .field("budget", &self.budget.is_some())
+            .field("jobs", &self.jobs)
+            .field("alarm", &self.alarm)
             .finish()
     }
 }

@@ -13,6 +13,7 @@ pub struct Range {
     start: u64,
     size: u64,
     align: u64,
+    node: Option<u32>,
 }
 
 impl Range {
@@ -32,7 +33,25 @@ impl Range {
         if !align.is_power_of_two() {
             return Err(JobError::Alignment { start, align });
         }
-        Ok(Self { start, size, align })
+        Ok(Self {
+            start,
+            size,
+            align,
+            node: None,
+        })
+    }
+
+    /// The same range on a memory node: workers near it do it first, if the job knows the node.
+    #[must_use]
+    pub fn on_node(mut self, node: Option<u32>) -> Self {
+        self.node = node;
+        self
+    }
+
+    /// The memory node that its pages belong to, where that is known.
+    #[must_use]
+    pub fn node(&self) -> Option<u32> {
+        self.node
     }
 
     /// First address.

@@ -5,8 +5,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::{
-    Budget, Chunk, Crew, Job, LeftPinned, Plan, Report, RunErrorKind, UndoFailure, Watch, Work,
-    run,
+    Budget, Chunk, Crew, Job, Jobs, LeftPinned, Plan, Report, RunErrorKind, UndoFailure, Watch,
+    Work, run,
     unwind::{halt_unwinding, message},
 };
 
@@ -21,7 +21,7 @@ pub struct Released<E> {
 }
 
 /// Calls [`Work::undo`] for each of `chunks`, which an earlier run of the same `work` completed, on the calling thread
-/// and on helpers of `crew`.
+/// and on helpers of `crew`, beside the other `jobs` of the process.
 ///
 /// A chunk that cannot be taken back, or whose `undo` panics, does not keep the others from being taken back. Called
 /// from inside a job of `crew`, all of it happens on the calling thread.
@@ -29,6 +29,7 @@ pub fn release<W: Work>(
     chunks: &[Chunk],
     budget: &dyn Budget,
     crew: Option<&Crew>,
+    jobs: Option<&Jobs>,
     work: &W,
 ) -> Released<W::Error> {
     let reverse = Reverse {
@@ -39,9 +40,14 @@ pub fn release<W: Work>(
     let report = Plan::of_chunks(chunks, Job::MIN_CHUNK, budget)
         .ok()
         .and_then(|plan| {
-            run(&plan, crew, &reverse, Watch::default())
+            let watch = || Watch {
+                budget: Some(budget),
+                jobs,
+                ..Watch::default()
+            };
+            run(&plan, crew, &reverse, watch())
                 .or_else(|error| match error.kind {
-                    RunErrorKind::Reentered => run(&plan, None, &reverse, Watch::default()),
+                    RunErrorKind::Reentered => run(&plan, None, &reverse, watch()),
                     _ => Err(error),
                 })
                 .ok()

@@ -11,8 +11,10 @@ use crate::{Chunk, Limit};
 pub struct Report {
     /// Bytes done, of a failed job those done before the undo.
     pub bytes: u64,
-    /// Threads that were there to work, the caller included.
+    /// Most threads that were allowed to work at a time, the caller included.
     pub threads: usize,
+    /// Fewest threads that were, after a quota or mask had become smaller, or when other jobs came.
+    pub fewest_threads: usize,
     /// What decided that number.
     pub limited_by: Limit,
     /// Helpers that the plan asked for.
@@ -46,8 +48,10 @@ pub struct WorkerReport {
     pub taken_over: u64,
     /// CPU time that it used for the job.
     pub cpu_time: Duration,
-    /// Its nice value when it had finished.
+    /// Its nice value when it began.
     pub nice: i32,
+    /// The memory node to whose CPUs it was brought.
+    pub node: Option<u32>,
 }
 
 /// How a job keeps a starved helper from delaying the caller.
@@ -56,6 +60,9 @@ pub struct WorkerReport {
 pub enum Priority {
     /// Helpers hold only as much as their rate deserves, and what they have not begun is taken over.
     SmallChunks,
+    /// Beside that, when the caller has run out of work it raises one helper at a time to its own nice value, and waits
+    /// for that one.
+    OneByOne,
 }
 
 impl Priority {
@@ -64,6 +71,7 @@ impl Priority {
     pub fn name(&self) -> &'static str {
         match self {
             Self::SmallChunks => "small-chunks",
+            Self::OneByOne => "one-by-one",
         }
     }
 }

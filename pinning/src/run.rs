@@ -10,26 +10,22 @@
 //! Where chunks have a second step, the caller takes it for each chunk that is ready, between pieces of its own and
 //! while it waits ([`Sealing::Following`]), or for all of them after the join ([`Sealing::Last`]).
 
-use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use rustix::{
-    process::getpriority_process,
-    time::{ClockId, clock_gettime},
-};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
-    CancelToken, Chunk, Crew, Finished, LeftPinned, Limit, Plan, Priority, Report, RunError,
+    CancelToken, Chunk, Crew, Finished, Helper, LeftPinned, Limit, Plan, Report, RunError,
     RunErrorKind, Sealing, UndoFailure, Watch, Work, WorkerReport,
-    bits::Bits,
-    crew::{Lease, LeaseError},
+    crew::{Lease, LeaseError, Member, run_on},
+    desk::Desk,
     hand_out::{Hand, HandOut, Piece},
     ledger::Undoable,
-    progress::Ticker,
-    sync::{AtomicU64, Ordering},
+    rounds::{Masks, Rounds},
+    sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock},
+    task::Stat,
+    turn::Turn,
     unwind::{Payload, halt_unwinding, message},
 };
 
@@ -46,31 +42,52 @@ use crate::{
 /// not be undone is listed.
 ///
 /// # Panics
-/// A panic of `work` or of the progress callback resumes here, after the undo.
+/// A panic of `work`, or of what `watch` calls, resumes here, after the undo.
 pub fn run<W: Work>(
     plan: &Plan,
     crew: Option<&Crew>,
     work: &W,
     watch: Watch<'_>,
 ) -> Result<Finished, RunError<W::Error>> {
-    let (lease, helpers, limited_by) = match helpers(plan, crew) {
+    let (mut lease, helpers, mut limited_by) = match helpers(plan, crew) {
         Ok(found) => found,
         Err(kind) => return Err(not_started(kind)),
     };
-    let job = Running::new(plan, work, watch.cancel, helpers + 1);
-    let mut ticker = Ticker::new(watch.progress, job.started, plan.size());
-    let mut sealer = Sealer::default();
-    match lease {
-        Some(lease) if helpers > 0 => {
-            lease.run(
-                helpers,
-                |worker| job.help(worker),
-                || job.call(&mut ticker, &mut sealer),
-            );
-        }
-        _ => job.call(&mut ticker, &mut sealer),
+    let workers = helpers + 1;
+    let mut share = watch.jobs.map(|jobs| jobs.join(plan.budget(), workers));
+    let threads = share
+        .as_mut()
+        .map_or(workers, |share| share.adjust(plan.budget(), workers));
+    if threads < workers {
+        limited_by = Limit::Jobs;
     }
-    job.finish(limited_by, ticker, &sealer)
+    let members = lease.as_ref().map_or(&[][..], |lease| lease.members);
+    let masks = lease.as_mut().map_or_else(Masks::default, |lease| {
+        let masks = plan.places().masks(lease.mask());
+        if !masks.is_empty() {
+            lease.scatter();
+        }
+        masks
+    });
+    let pool = lease.as_ref().map(|lease| lease.pool);
+    let job = Running::new(
+        plan,
+        work,
+        watch.cancel,
+        (members, masks),
+        (threads, workers),
+    );
+    let begin = (job.started, plan.size());
+    let mut rounds = Rounds::new(watch, begin, lease, share, (threads, workers));
+    match pool {
+        Some(pool) if helpers > 0 => {
+            let help = |worker, member| job.help(worker, member);
+            run_on(pool, helpers, help, || job.call(&mut rounds));
+        }
+        _ => job.call(&mut rounds),
+    }
+    rounds.done();
+    job.finish(limited_by, rounds)
 }
 
 fn not_started<E>(kind: RunErrorKind) -> RunError<E> {
@@ -116,143 +133,163 @@ fn helpers<'c>(plan: &Plan, crew: Option<&'c Crew>) -> Result<Helpers<'c>, RunEr
 }
 
 /// What stopped the job.
-enum Failure<E> {
+pub(crate) enum Failure<E> {
     Work(Chunk, E),
     Panic(Payload),
     Cancelled,
 }
 
 /// A job while its threads are at work.
-struct Running<'a, W: Work> {
-    plan: &'a Plan,
-    work: &'a W,
+pub(crate) struct Running<'a, W: Work> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) work: &'a W,
     cancel: Option<&'a CancelToken>,
-    hand_out: HandOut<'a>,
-    started: Instant,
+    pub(crate) hand_out: HandOut<'a>,
+    pub(crate) started: Instant,
+    pub(crate) turn: Turn,
+    members: &'a [Member],
+    /// Of helpers that do not simply have the caller's; locked while a helper or the caller applies one.
+    masks: Mutex<Masks>,
     done: CachePadded<AtomicU64>,
-    sealed: CachePadded<AtomicU64>,
+    pub(crate) sealed: CachePadded<AtomicU64>,
     failure: Mutex<Option<Failure<W::Error>>>,
-    workers: Box<[Mutex<WorkerReport>]>,
+    desks: Box<[CachePadded<Desk>]>,
+    reports: Box<[Mutex<WorkerReport>]>,
     /// Helpers that have not left yet.
     helping: Mutex<usize>,
     /// A helper left, or made a chunk ready to be sealed.
     news: Condvar,
 }
 
-/// What the calling thread alone knows of sealing.
-#[derive(Default)]
-struct Sealer {
-    /// All cells below are sealed.
-    low: u32,
-    /// In `Work::seal`.
-    time: Duration,
-    /// From the start until everything was run.
-    ran: Duration,
-}
-
 impl<'a, W: Work> Running<'a, W> {
-    fn new(plan: &'a Plan, work: &'a W, cancel: Option<&'a CancelToken>, workers: usize) -> Self {
+    fn new(
+        plan: &'a Plan,
+        work: &'a W,
+        cancel: Option<&'a CancelToken>,
+        (members, masks): (&'a [Member], Masks),
+        (threads, workers): (usize, usize),
+    ) -> Self {
         Self {
             plan,
             work,
             cancel,
             hand_out: HandOut::new(plan, workers),
             started: Instant::now(),
+            turn: Turn::new(threads),
+            members,
+            masks: Mutex::new(masks),
             done: CachePadded::new(AtomicU64::new(0)),
             failure: Mutex::new(None),
-            workers: (0..workers).map(|_| Mutex::default()).collect(),
+            desks: (0..workers)
+                .map(|_| CachePadded::new(Desk::new()))
+                .collect(),
+            reports: (0..workers).map(|_| Mutex::default()).collect(),
             helping: Mutex::new(workers - 1),
             news: Condvar::new(),
             sealed: CachePadded::new(AtomicU64::new(0)),
         }
     }
 
+    /// How many threads there are, the caller included.
+    pub(crate) fn workers(&self) -> usize {
+        self.desks.len()
+    }
+
+    pub(crate) fn desk(&self, worker: usize) -> &Desk {
+        &self.desks[worker]
+    }
+
+    /// The desks of all helpers.
+    pub(crate) fn helpers(&self) -> impl Iterator<Item = &Desk> + Clone {
+        self.desks[1..].iter().map(|desk| &**desk)
+    }
+
+    pub(crate) fn masks(&self) -> MutexGuard<'_, Masks> {
+        lock(&self.masks)
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.is_some_and(CancelToken::is_cancelled)
+    }
+
     /// The calling thread's part.
-    fn call(&self, ticker: &mut Ticker<'_>, sealer: &mut Sealer) {
-        let follows = self.plan.sealing() == Sealing::Following;
-        self.work_through(0, |job| {
-            job.tick(ticker);
-            if follows {
-                job.seal_ready(sealer, ticker);
-            }
-        });
-        loop {
-            if follows {
-                self.seal_ready(sealer, ticker);
-            }
-            let helping = lock(&self.helping);
-            if *helping == 0 {
-                break;
-            }
-            // Looked at under the lock that helpers take before they notify: no news are missed.
-            if !follows || self.to_seal(sealer).is_none() {
-                let (guard, _) = self
-                    .news
-                    .wait_timeout(helping, Watch::INTERVAL)
-                    .unwrap_or_else(PoisonError::into_inner);
-                drop(guard);
-            }
-            self.tick(ticker);
+    fn call(&self, rounds: &mut Rounds<'_, '_>) {
+        let nice = Stat::of_caller().map_or(0, |stat| stat.nice);
+        self.work_through(0, nice, |job| rounds.after_piece(job));
+        // All is begun, or the job stops: who waits for his turn waits for nothing.
+        self.turn.close();
+        rounds.wait(self);
+    }
+
+    /// Waits until a helper has news, for a tenth of a second at most, unless `now` holds. Returns whether helpers are
+    /// still at work.
+    pub(crate) fn wait_for_news(&self, now: impl FnOnce() -> bool) -> bool {
+        let helping = lock(&self.helping);
+        if *helping == 0 {
+            return false;
         }
-        sealer.ran = self.started.elapsed();
-        self.seal_ready(sealer, ticker);
-    }
-
-    /// A cell that can be sealed now, unless the job stops.
-    fn to_seal(&self, sealer: &Sealer) -> Option<u32> {
-        let (ready, sealed) = (self.hand_out.ready.as_ref()?, self.sealed_cells()?);
-        let cell = ready.next(sealed, sealer.low)?;
-        (!self.hand_out.stopped()).then_some(cell)
-    }
-
-    fn sealed_cells(&self) -> Option<&Bits> {
-        self.hand_out.ledger.sealed.as_ref()
-    }
-
-    /// Seals all chunks that are ready; only on the calling thread.
-    fn seal_ready(&self, sealer: &mut Sealer, ticker: &mut Ticker<'_>) {
-        while let Some(cell) = self.to_seal(sealer) {
-            if self.cancel.is_some_and(CancelToken::is_cancelled) {
-                return self.fail(Failure::Cancelled);
-            }
-            let chunk = self.plan.layout().chunk(cell, 1);
-            let began = Instant::now();
-            match halt_unwinding(|| self.work.seal(chunk)) {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return self.fail(Failure::Work(chunk, error)),
-                Err(payload) => return self.fail(Failure::Panic(payload)),
-            }
-            sealer.time += began.elapsed();
-            if let Some(sealed) = self.sealed_cells() {
-                sealed.insert(cell);
-                while sealer.low < self.plan.layout().cells() && sealed.contains(sealer.low) {
-                    sealer.low += 1;
-                }
-            }
-            // Relaxed: as for `done`.
-            self.sealed.fetch_add(chunk.size(), Ordering::Relaxed);
-            self.tick(ticker);
+        // Looked at under the lock that helpers take before they notify: no news are missed.
+        if !now() {
+            drop(self.news.wait_timeout(helping, Watch::INTERVAL));
         }
+        true
     }
 
     /// A helper's part.
-    fn help(&self, worker: usize) {
-        let _leaving = Leaving(self);
-        self.work_through(worker, |_| {});
+    fn help(&self, worker: usize, member: usize) {
+        let _leaving = Leaving(self, worker);
+        self.sit_down(worker, member);
+        let helper = Helper {
+            worker,
+            filters: self.members.get(member).and_then(|member| member.filters),
+        };
+        match halt_unwinding(|| self.work.enter(&helper)) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(payload) => return self.fail(Failure::Panic(payload)),
+        }
+        let nice = self.members.get(member).map_or(0, |member| member.nice);
+        self.work_through(worker, nice, |_| {});
+        if let Err(payload) = halt_unwinding(|| self.work.leave(&helper)) {
+            self.fail(Failure::Panic(payload));
+        }
+    }
+
+    /// Takes the place of a helper, and the mask that goes with it.
+    fn sit_down(&self, worker: usize, member: usize) {
+        // Under the lock, so that the caller, when its own mask changes, either finds this helper or is found by it.
+        let masks = lock(&self.masks);
+        self.desks[worker].enter(member);
+        if let (Some(mask), Some(member)) = (masks.get(worker), self.members.get(member)) {
+            // Where it is refused the caller's mask stays, which holds all of these CPUs.
+            let _ = mask.apply(member.thread);
+        }
     }
 
     /// Does pieces until there are none, or the job stops; `after_each` one on the same thread.
-    fn work_through(&self, worker: usize, mut after_each: impl FnMut(&Self)) {
-        let mut hand = Hand::new(worker, self.started.elapsed());
-        let mut mine = WorkerReport::default();
+    fn work_through(&self, worker: usize, nice: i32, mut after_each: impl FnMut(&Self)) {
+        let home = self.plan.places().home(worker);
+        let mut hand = Hand::new(worker, home, self.started.elapsed());
+        let mut mine = WorkerReport {
+            nice,
+            node: self.plan.node_of(worker),
+            ..WorkerReport::default()
+        };
         let cpu_before = cpu_time();
-        while let Some(piece) = self.next(&mut hand) {
-            let began = Instant::now();
-            if !self.run_piece(&piece, worker) {
+        while self.has_turn(worker) {
+            let Some(piece) = self.next(&mut hand) else {
+                break;
+            };
+            let began = self.started.elapsed();
+            self.desks[worker].begin(&piece.chunk, began);
+            let done = self.run_piece(&piece, worker);
+            self.desks[worker].end();
+            if !done {
                 break;
             }
             let bytes = piece.chunk.size();
-            self.hand_out.pace.measured(worker, bytes, began.elapsed());
+            let time = self.started.elapsed().saturating_sub(began);
+            self.hand_out.pace.measured(worker, bytes, time);
             mine.bytes += bytes;
             mine.pieces += 1;
             mine.taken_over += u64::from(piece.taken_over);
@@ -260,12 +297,21 @@ impl<'a, W: Work> Running<'a, W> {
         }
         self.hand_out.pace.left(worker);
         mine.cpu_time = cpu_time().saturating_sub(cpu_before);
-        mine.nice = getpriority_process(None).unwrap_or(0);
-        *lock(&self.workers[worker]) = mine;
+        *lock(&self.reports[worker]) = mine;
+    }
+
+    /// Waits for its turn, where more threads were planned than may work now. Returns whether there is one to come.
+    fn has_turn(&self, worker: usize) -> bool {
+        if worker == 0 || self.turn.may_work(worker) {
+            return true;
+        }
+        // Nobody shall count on its rate meanwhile.
+        self.hand_out.pace.left(worker);
+        self.turn.wait(worker)
     }
 
     fn next(&self, hand: &mut Hand) -> Option<Piece> {
-        if self.cancel.is_some_and(CancelToken::is_cancelled) && !self.all_done() {
+        if self.is_cancelled() && !self.all_done() {
             self.fail(Failure::Cancelled);
         }
         self.hand_out.next(hand)
@@ -292,20 +338,14 @@ impl<'a, W: Work> Running<'a, W> {
     }
 
     /// Keeps the first failure in time and stops the job.
-    fn fail(&self, failure: Failure<W::Error>) {
+    pub(crate) fn fail(&self, failure: Failure<W::Error>) {
         lock(&self.failure).get_or_insert(failure);
         self.hand_out.stop();
     }
 
-    fn tick(&self, ticker: &mut Ticker<'_>) {
-        if let Err(payload) = halt_unwinding(|| ticker.tick(|| self.done_bytes())) {
-            self.fail(Failure::Panic(payload));
-        }
-    }
-
     /// Where chunks have a second step, each step counts for half.
-    fn done_bytes(&self) -> u64 {
-        // Relaxed: pairs with the additions in `run_piece` and `seal_ready`.
+    pub(crate) fn done_bytes(&self) -> u64 {
+        // Relaxed: pairs with the additions in `run_piece` and `Rounds::seal_ready`.
         let run = self.done.load(Ordering::Relaxed);
         match self.plan.sealing() {
             Sealing::None => run,
@@ -321,20 +361,18 @@ impl<'a, W: Work> Running<'a, W> {
     fn finish(
         self,
         limited_by: Limit,
-        mut ticker: Ticker<'_>,
-        sealer: &Sealer,
+        mut rounds: Rounds<'_, '_>,
     ) -> Result<Finished, RunError<W::Error>> {
         let time = self.started.elapsed();
         if lock(&self.failure).is_none() {
-            // A callback that panics here still gets its job undone.
-            if let Err(payload) = halt_unwinding(|| ticker.report(self.done_bytes())) {
-                self.fail(Failure::Panic(payload));
-            }
+            rounds.last_report(&self);
         }
         let failure = lock(&self.failure).take();
-        let report = self.report(limited_by, time, sealer);
+        let report = self.report(limited_by, time, &rounds);
         let Some(failure) = failure else {
-            let chunks = self.hand_out.ledger.completed().collect();
+            let mut chunks: Vec<Chunk> = self.hand_out.ledger.completed().collect();
+            // Ranges on different nodes are handed out side by side.
+            chunks.sort_by_key(|chunk| (chunk.range(), chunk.start()));
             return Ok(Finished { report, chunks });
         };
         let (chunks_undone, left_pinned) = self.undo();
@@ -353,24 +391,25 @@ impl<'a, W: Work> Running<'a, W> {
         })
     }
 
-    fn report(&self, limited_by: Limit, time: Duration, sealer: &Sealer) -> Report {
+    fn report(&self, limited_by: Limit, time: Duration, rounds: &Rounds<'_, '_>) -> Report {
         let sizes = || self.hand_out.ledger.completed().map(|chunk| chunk.size());
         Report {
             bytes: self.done_bytes(),
-            threads: self.workers.len(),
+            threads: rounds.threads.1,
+            fewest_threads: rounds.threads.0,
             limited_by,
             helpers_wanted: self.plan.threads().get() - 1,
-            helpers_started: self.workers.len() - 1,
-            priority: Priority::SmallChunks,
+            helpers_started: self.workers() - 1,
+            priority: rounds.priority(),
             chunk_bytes: (sizes().min().unwrap_or(0), sizes().max().unwrap_or(0)),
             chunks: sizes().count() as u64,
             time,
             run_time: match self.plan.sealing() {
                 Sealing::None => time,
-                _ => sealer.ran,
+                _ => rounds.sealer.ran,
             },
-            seal_time: sealer.time,
-            workers: self.workers.iter().map(|worker| *lock(worker)).collect(),
+            seal_time: rounds.sealer.time,
+            workers: self.reports.iter().map(|report| *lock(report)).collect(),
         }
     }
 
@@ -397,17 +436,15 @@ impl<'a, W: Work> Running<'a, W> {
 }
 
 /// Counts a helper out when it is dropped: the caller waits for that, whatever has happened to the helper.
-struct Leaving<'a, 'j, W: Work>(&'a Running<'j, W>);
+struct Leaving<'a, 'j, W: Work>(&'a Running<'j, W>, usize);
 
 impl<W: Work> Drop for Leaving<'_, '_, W> {
     fn drop(&mut self) {
-        *lock(&self.0.helping) -= 1;
-        self.0.news.notify_one();
+        let Self(job, worker) = self;
+        job.desks[*worker].leave();
+        *lock(&job.helping) -= 1;
+        job.news.notify_one();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// CPU time that the calling thread has used.

@@ -2,7 +2,7 @@
 
 //! The [`Work`] that is done on each chunk; its consumer, the engine, owns the trait.
 
-use crate::Chunk;
+use crate::{Chunk, task};
 
 /// Whether chunks of a work are completed by a second step, [`Work::seal`], and when.
 ///
@@ -16,6 +16,28 @@ pub enum Sealing {
     Following,
     /// The calling thread seals all chunks when all of them are run and the helpers have left.
     Last,
+}
+
+/// A helper that begins or ends its part of a job; only given to calls on its own thread.
+#[derive(Debug)]
+pub struct Helper {
+    pub(crate) worker: usize,
+    pub(crate) filters: Option<u32>,
+}
+
+impl Helper {
+    /// Which worker it is: 1, 2, …
+    #[must_use]
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// Whether it is under no more system call filters than when its crew was made, so that calls which were possible
+    /// then do not kill the process now.
+    #[must_use]
+    pub fn is_unfiltered(&self) -> bool {
+        task::filters() == self.filters
+    }
 }
 
 /// What a job does with a chunk, and how it takes that back.
@@ -43,6 +65,19 @@ pub trait Work: Sync {
     /// Whatever prevented it. A `run` that fails or unwinds has already taken back its own part: the engine will not
     /// call [`undo`](Self::undo) for it.
     fn run(&self, chunk: Chunk, worker: usize) -> Result<(), Self::Error>;
+
+    /// Called on a helper before its first piece of the job. Returns whether it may take part.
+    ///
+    /// For what belongs to a thread and has to be that of the calling one, such as a memory policy.
+    fn enter(&self, helper: &Helper) -> bool {
+        let _ = helper;
+        true
+    }
+
+    /// Called on a helper after its last piece, if [`enter`](Self::enter) let it take part.
+    fn leave(&self, helper: &Helper) {
+        let _ = helper;
+    }
 
     /// Completes a chunk that is run, where the plan was made with a [`Sealing`]; by default there is nothing to do.
     ///

@@ -48,6 +48,7 @@ fn cancel_undoes_everything() {
             let watch = Watch {
                 cancel: Some(&cancel),
                 progress: None,
+                ..Watch::default()
             };
             let error =
                 pinning::run(&plan(threads, 512, slice), Some(&crew), &kernel, watch).unwrap_err();
@@ -73,6 +74,7 @@ fn a_token_that_was_raised_before_means_that_nothing_is_done() {
     let watch = Watch {
         cancel: Some(&cancel),
         progress: None,
+        ..Watch::default()
     };
     let error =
         pinning::run(&plan(2, 64, None), Some(&Crew::new(1, 0)), &kernel, watch).unwrap_err();
@@ -92,6 +94,7 @@ fn a_token_raised_during_the_last_piece_comes_too_late() {
     let watch = Watch {
         cancel: Some(&cancel),
         progress: None,
+        ..Watch::default()
     };
     let finished = pinning::run(&plan(1, 64, None), None, &kernel, watch).unwrap();
     assert_eq!(finished.report.bytes, 64 * PAGE);
@@ -134,6 +137,7 @@ fn a_panic_in_the_progress_callback_undoes_too() {
         let watch = Watch {
             cancel: None,
             progress: Some(&mut progress),
+            ..Watch::default()
         };
         pinning::run(&plan(2, 64, None), Some(&Crew::new(1, 0)), &kernel, watch)
     }))
@@ -159,6 +163,7 @@ fn a_panic_in_the_progress_callback_while_pieces_are_done_stops_them() {
         let watch = Watch {
             cancel: None,
             progress: Some(&mut progress),
+            ..Watch::default()
         };
         pinning::run(&plan(1, 512, None), None, &kernel, watch)
     }))
@@ -206,6 +211,7 @@ fn the_first_error_in_time_wins() {
     let watch = Watch {
         cancel: None,
         progress: Some(&mut progress),
+        ..Watch::default()
     };
     let error = pinning::run(&plan(2, 64, None), Some(&Crew::new(1, 0)), &work, watch).unwrap_err();
     assert_eq!(error.source, Some(FakeError::Told(0)));
@@ -222,6 +228,7 @@ fn progress_rises_to_the_total_on_the_calling_thread() {
     let watch = Watch {
         cancel: None,
         progress: Some(&mut progress),
+        ..Watch::default()
     };
     let plan = plan(3, 200, Some(PAGE));
     pinning::run(&plan, Some(&Crew::new(2, 0)), &FakeKernel::new(), watch).unwrap();

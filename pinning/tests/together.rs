@@ -101,7 +101,8 @@ fn equal_threads_run_and_take_back_together() {
             let plan = plan(threads, slice);
             let finished = pinning::run(&plan, Some(&crew), &work, Watch::default()).unwrap();
             assert_eq!(pieces(&finished.report), vec![ROUNDS; threads]);
-            let released = pinning::release(&finished.chunks, &allow(threads), Some(&crew), &work);
+            let released =
+                pinning::release(&finished.chunks, &allow(threads), Some(&crew), None, &work);
             assert_eq!(pieces(&released.report.unwrap()), vec![ROUNDS; threads]);
         }
     }

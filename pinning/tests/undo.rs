@@ -155,7 +155,7 @@ fn a_completed_job_is_taken_back_in_parallel() {
             threads: plan.threads(),
             limited_by: "affinity",
         };
-        let released = pinning::release(&finished.chunks, &budget, Some(&crew), &kernel);
+        let released = pinning::release(&finished.chunks, &budget, Some(&crew), None, &kernel);
 
         assert_eq!(kernel.misuse(), []);
         assert_eq!(released.left_pinned.len(), 1);
