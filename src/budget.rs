@@ -2,9 +2,14 @@
 
 //! Joins the limits of `cgroup` to the questions that `pinning` and the memory check ask.
 
-use cgroup::{CpuBudget, Demand, HugeDemand, LockRule};
-use pinning::{Allowance, Budget};
+use std::cell::RefCell;
+
+use cgroup::{CpuBudget, CpuWatch, Demand, HugeDemand, LockRule, Root};
+use pinning::{Allowance, Budget, Jobs};
 use vfio::{Accounting, BackingKind, Found, Regions, Survey};
+
+/// The jobs of this process, which share the CPUs that it may use.
+pub(crate) static JOBS: Jobs = Jobs::new();
 
 /// The CPU budget in the words of the engine.
 pub(crate) struct CpuAllowance<'a>(pub(crate) &'a CpuBudget);
@@ -15,6 +20,22 @@ impl Budget for CpuAllowance<'_> {
             threads: self.0.threads(),
             limited_by: self.0.limited_by().name(),
         }
+    }
+}
+
+/// The limits on CPUs as they are at each question, for a job that runs.
+#[derive(Debug)]
+pub(crate) struct LiveAllowance(RefCell<CpuWatch>);
+
+impl LiveAllowance {
+    pub(crate) fn new() -> Self {
+        Self(RefCell::new(CpuWatch::new(Root::live())))
+    }
+}
+
+impl Budget for LiveAllowance {
+    fn allowance(&self) -> Allowance {
+        CpuAllowance(&self.0.borrow_mut().read()).allowance()
     }
 }
 

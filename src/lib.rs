@@ -36,18 +36,21 @@ mod chunk_table;
 mod error;
 mod handle;
 mod kind;
+mod locality;
 mod pinned;
 mod pinner;
 mod report;
+mod signals;
 
 pub use cgroup::{CpuBudget, MemoryBudget};
 pub use chunk_table::{ChunkTable, CutChunk};
 pub use error::PinError;
 pub use handle::PinHandle;
 pub use kind::PinErrorKind;
+pub use locality::Placement;
 pub use pinned::{Pinned, UnpinError, Unpinned};
 pub use pinner::Pinner;
-pub use pinning::{CancelToken, Crew, NICEST, Progress};
+pub use pinning::{Alarm, CancelToken, Crew, NICEST, Progress, Stuck};
 pub use report::PinReport;
 pub use vfio::{
     Attachment, Backing, BackingKind, ContainerInfo, Discard, FaultKind, Hva, IoUring, IoasInfo,

@@ -4,17 +4,22 @@
 
 use std::sync::Arc;
 
-use cgroup::CpuBudget;
-use pinning::{Chunk, Crew, Released};
+use pinning::{Budget, Chunk, Crew, Released, SystemCallFilters};
 use thiserror::Error;
 use vfio::{Iova, PinFault, Placed, Regions, Session, Target};
 
-use crate::{ChunkTable, CutChunk, PinReport, budget::CpuAllowance};
+use crate::{
+    ChunkTable, CutChunk, PinReport,
+    budget::{JOBS, LiveAllowance},
+};
 
 /// Memory that is pinned for as long as this exists.
 ///
 /// Dropping it unpins, in parallel, on the calling thread and on helpers; [`unpin`](Self::unpin) does the same and
 /// says how it went; [`keep`](Self::keep) leaves everything pinned. It may be sent to and dropped on any thread.
+///
+/// Without a crew of the VMM's, and under a system call filter that was not there when the memory was pinned, no helpers
+/// are started for it: the filter may kill the process for what that takes.
 #[derive(Debug)]
 #[must_use = "dropping it unpins the memory at once"]
 pub struct Pinned<T: Target> {
@@ -24,6 +29,8 @@ pub struct Pinned<T: Target> {
     chunks: Vec<Chunk>,
     addressing: vfio::Addressing,
     crew: Option<Arc<Crew>>,
+    /// Those of the thread that pinned.
+    filters: SystemCallFilters,
     report: PinReport,
 }
 
@@ -33,7 +40,7 @@ impl<T: Target> Pinned<T> {
         session: T::Session,
         regions: Regions,
         chunks: Vec<Chunk>,
-        crew: Option<Arc<Crew>>,
+        (crew, filters): (Option<Arc<Crew>>, SystemCallFilters),
         report: PinReport,
     ) -> Self {
         Self {
@@ -42,6 +49,7 @@ impl<T: Target> Pinned<T> {
             chunks,
             addressing: target.addressing(),
             crew,
+            filters,
             report,
         }
     }
@@ -146,18 +154,21 @@ impl<T: Target> Pinned<T> {
     /// Takes `chunks` back.
     fn release(&self, session: &T::Session, chunks: &[Chunk]) -> Released<PinFault> {
         // The limits may have changed since the memory was pinned.
-        let cpu = CpuBudget::current();
+        let live = LiveAllowance::new();
+        // Making a crew under a filter that has come since may kill the process.
+        let unfiltered = SystemCallFilters::of_caller() == self.filters;
         let own_crew;
         let crew = match &self.crew {
             _ if !session.unpins_in_parallel() => None,
             Some(crew) => Some(&**crew),
+            None if !unfiltered => None,
             None => {
-                let threads = cpu.threads().get().min(self.report.job.threads);
+                let threads = live.allowance().threads.get().min(self.report.job.threads);
                 own_crew = (threads > 1).then(|| Crew::new(threads - 1, self.report.nice));
                 own_crew.as_ref()
             }
         };
-        pinning::release(chunks, &CpuAllowance(&cpu), crew, session)
+        pinning::release(chunks, &live, crew, Some(&JOBS), session)
     }
 }
 

@@ -2,16 +2,21 @@
 
 //! [`Pinner`]: what the caller wants, joined with what the machine allows.
 
-use std::{fmt, num::NonZeroUsize, sync::Arc, thread};
+use std::{fmt, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use cgroup::{CpuBudget, MemoryBudget, Throttle};
-use pinning::{CancelToken, Crew, Job, NICEST, Plan, Progress, Watch};
+use pinning::{
+    Alarm, CancelToken, Crew, Finished, Job, NICEST, Plan, Progress, RunError, Stuck,
+    SystemCallFilters, Watch, Work,
+};
 use vfio::{Accounting, Addressing, BackingKind, Discard, Populate, Regions, Session, Target};
 
 use crate::{
-    PinError, PinHandle, PinReport, Pinned,
-    budget::{self, CpuAllowance},
+    PinError, PinHandle, PinReport, Pinned, Placement,
+    budget::{self, CpuAllowance, JOBS, LiveAllowance},
     handle::Latest,
+    locality::{InPolicy, Locality, Wanted},
+    signals::Signals,
 };
 
 /// Pins regions in parallel. Everything has a default; a `Pinner` can be used many times.
@@ -36,7 +41,14 @@ pub struct Pinner<'a> {
     crew: Option<Arc<Crew>>,
     cancel: Option<CancelToken>,
     progress: Option<Box<dyn FnMut(Progress) + Send + 'a>>,
+    placement: Placement,
+    spread: bool,
+    signals: bool,
+    stuck_after: Duration,
+    stuck: Option<OnStuck<'a>>,
 }
+
+type OnStuck<'a> = Box<dyn FnMut(&Stuck<'_>) + Send + 'a>;
 
 impl<'a> Pinner<'a> {
     /// As many threads as the budget allows, helpers at nice 19, chunks of 32 MiB to 256 MiB, with the memory check.
@@ -52,6 +64,11 @@ impl<'a> Pinner<'a> {
             crew: None,
             cancel: None,
             progress: None,
+            placement: Placement::default(),
+            spread: false,
+            signals: false,
+            stuck_after: Alarm::AFTER,
+            stuck: None,
         }
     }
 
@@ -119,6 +136,42 @@ impl<'a> Pinner<'a> {
     #[must_use]
     pub fn progress(mut self, callback: impl FnMut(Progress) + Send + 'a) -> Self {
         self.progress = Some(Box::new(callback));
+        self
+    }
+
+    /// Where pages of memory without a policy land, on a machine with several memory nodes: by default on the caller's.
+    #[must_use]
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// Whether helper i is put on the i-th CPU of the caller's mask; off by default, since the scheduler then moves
+    /// helpers away from busy neighbours.
+    #[must_use]
+    pub fn spread_cpus(mut self, on: bool) -> Self {
+        self.spread = on;
+        self
+    }
+
+    /// Whether a termination signal (TERM, INT, QUIT, HUP) that is pending for the calling thread or its process cancels
+    /// the job; off by default.
+    ///
+    /// For a VMM that takes its signals through signalfd(2) or sigwait(3), and so has them blocked: while it pins it
+    /// does not come to look. A signal that has a handler is never pending. The token of [`cancel`](Self::cancel) is
+    /// raised.
+    #[must_use]
+    pub fn cancel_on_signals(mut self, on: bool) -> Self {
+        self.signals = on;
+        self
+    }
+
+    /// Is told on the calling thread of a helper that has been at one piece for longer than `after`, and again each time
+    /// as much has passed again; [`Alarm::AFTER`] is a good value. In any case it stands in the report's notes.
+    #[must_use]
+    pub fn stuck(mut self, after: Duration, callback: impl FnMut(&Stuck<'_>) + Send + 'a) -> Self {
+        self.stuck_after = after;
+        self.stuck = Some(Box::new(callback));
         self
     }
 
@@ -198,42 +251,53 @@ impl<'a> Pinner<'a> {
 
     fn run<T: Target>(&mut self, target: &T, regions: Regions) -> Result<Pinned<T>, PinError> {
         let (addressing, accounting) = (target.addressing(), target.accounting());
+        let locality = Locality::of_caller(self.placement);
+        let (regions, mut notes) = match &locality {
+            Some(locality) => locality.place(&regions),
+            None => (regions, Vec::new()),
+        };
+        notes.extend(out_of_step(&regions, addressing));
         let cpu = CpuBudget::current();
-        let plan = self.plan(target, &regions, addressing, &cpu)?;
+        let plan = self.plan(target, &regions, locality.as_ref(), &cpu)?;
         let session = target
             .begin(&regions, &plan)
             .map_err(|fault| PinError::of_fault(fault, &regions, accounting))?;
         let helpers = plan.threads().get() - 1;
         let own_crew = (self.crew.is_none() && helpers > 0).then(|| Crew::new(helpers, self.nice));
-        let watch = Watch {
-            cancel: self.cancel.as_ref(),
-            progress: self.progress.as_deref_mut().map(|callback| callback as _),
-        };
+        let kept = self.crew.clone();
+        let crew = own_crew.as_ref().or(kept.as_deref());
+        let nice = crew.map_or(self.nice, Crew::nice);
+        let filters = SystemCallFilters::of_caller();
         let before = Throttle::current();
-        let crew = own_crew.as_ref().or(self.crew.as_deref());
-        let outcome = pinning::run(&plan, crew, &session, watch);
+        let wanted = locality.as_ref().map_or(Wanted::Any, Locality::policy);
+        let work = InPolicy::new(&session, wanted);
+        let outcome = {
+            let _restored = locality.as_ref().and_then(Locality::spread_caller);
+            self.watched(&plan, crew, &work, &mut notes)
+        };
+        notes.extend(work.note());
         let throttled = before.and_then(|before| Some(Throttle::current()?.since(&before)));
         let report = |job| PinReport {
             target: target.name(),
             strategy: session.strategy(),
             regions: regions.iter().len(),
             page_size: regions.page_size(),
-            nice: crew.map_or(self.nice, Crew::nice),
+            nice,
             job,
             cpu,
+            nodes: locality.map(|locality| locality.nodes().clone()),
             throttled,
-            notes: notes(&regions, addressing),
+            notes,
         };
         match outcome {
             Ok(finished) => {
                 let report = report(finished.report);
-                let crew = self.crew.clone();
                 Ok(Pinned::new(
                     target,
                     session,
                     regions,
                     finished.chunks,
-                    crew,
+                    (kept, filters),
                     report,
                 ))
             }
@@ -246,17 +310,64 @@ impl<'a> Pinner<'a> {
         }
     }
 
+    /// Runs the plan, watched for everything that this was told to watch for.
+    fn watched<W: Work>(
+        &mut self,
+        plan: &Plan,
+        crew: Option<&Crew>,
+        work: &W,
+        notes: &mut Vec<String>,
+    ) -> Result<Finished, RunError<W::Error>> {
+        let cancel = self.cancel.get_or_insert_with(CancelToken::new).clone();
+        let signals = self.signals.then(|| Signals::new(cancel.clone()));
+        let (progress, stuck) = (&mut self.progress, &mut self.stuck);
+        if let Some(signals) = &signals {
+            signals.look();
+        }
+        let listens = signals.is_some() || progress.is_some();
+        let mut tell = |now| {
+            if let Some(signals) = &signals {
+                signals.look();
+            }
+            if let Some(callback) = progress {
+                callback(now);
+            }
+        };
+        let mut ring = |helper: &Stuck<'_>| {
+            notes.push(helper.to_string());
+            if let Some(callback) = stuck {
+                callback(helper);
+            }
+        };
+        let live = LiveAllowance::new();
+        let watch = Watch {
+            cancel: Some(&cancel),
+            progress: listens.then_some(&mut tell as _),
+            budget: Some(&live),
+            jobs: Some(&JOBS),
+            alarm: Some(Alarm {
+                after: self.stuck_after,
+                call: &mut ring,
+            }),
+        };
+        pinning::run(plan, crew, work, watch)
+    }
+
     fn plan<T: Target>(
         &self,
         target: &T,
         regions: &Regions,
-        addressing: Addressing,
+        locality: Option<&Locality>,
         cpu: &CpuBudget,
     ) -> Result<Plan, PinError> {
-        let mut job = regions.job(addressing)?;
+        let mut job = regions.job(target.addressing())?;
         job.min_chunk = self.min_chunk;
         job.max_chunk = self.max_chunk;
         job.max_threads = self.threads;
+        job.spread = self.spread;
+        if let Some(locality) = locality {
+            locality.tell(&mut job);
+        }
         let constraints = target
             .constraints(regions)
             .map_err(|fault| PinError::of_fault(fault, regions, target.accounting()))?;
@@ -264,8 +375,8 @@ impl<'a> Pinner<'a> {
     }
 }
 
-/// What is worth knowing about a job beside its figures.
-fn notes(regions: &Regions, addressing: Addressing) -> Vec<String> {
+/// Regions whose addresses rule out large pages.
+fn out_of_step(regions: &Regions, addressing: Addressing) -> Vec<String> {
     if addressing == Addressing::Hva {
         return Vec::new();
     }
@@ -333,6 +444,11 @@ impl fmt::Debug for Pinner<'_> {
             .field("crew", &self.crew)
             .field("cancel", &self.cancel)
             .field("progress", &self.progress.is_some())
+            .field("placement", &self.placement)
+            .field("spread", &self.spread)
+            .field("signals", &self.signals)
+            .field("stuck_after", &self.stuck_after)
+            .field("stuck", &self.stuck.is_some())
             .finish()
     }
 }

@@ -2,7 +2,7 @@
 
 //! [`PinReport`]: what a pin call did, and every limit that was looked at.
 
-use cgroup::{CpuBudget, Throttle};
+use cgroup::{CpuBudget, MemoryNodes, Throttle};
 use vfio::PageSize;
 
 /// What a pin call did.
@@ -22,8 +22,11 @@ pub struct PinReport {
     pub job: pinning::Report,
     /// The limits on CPUs as they were when the job was planned.
     pub cpu: CpuBudget,
+    /// The memory nodes and which of them the cpuset allows; `None` on a machine that has one.
+    pub nodes: Option<MemoryNodes>,
     /// How often and how long the caller's group was throttled while the job ran, where it can be read.
     pub throttled: Option<Throttle>,
-    /// What is worth knowing beside the figures, such as regions whose addresses rule out large pages.
+    /// What is worth knowing beside the figures: regions whose addresses rule out large pages, policies that helpers could
+    /// not take over, helpers that were stuck.
     pub notes: Vec<String>,
 }

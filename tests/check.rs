@@ -101,12 +101,17 @@ fn a_host_with_type1_is_ready() {
         "ok memlock: unlimited (RLIMIT_MEMLOCK)",
         "ok memory-cgroup: no limit",
         "ok memory: 64 GiB (MemAvailable)",
+        "ok memory-nodes: 2 nodes (0-1)",
         "absent hugetlb-2m: an empty pool",
         "  `echo 2048 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages`",
         "ok thp: madvise, advise for shared memory",
         "ok cpu-affinity: 8 CPUs (0-7)",
         "ok cpu-quota: none",
         "ok cpu-weight: 100 (usual: 100)",
+        "absent cpu-neighbours: niceness counts only inside this group (weight 100; /sys/fs/cgroup/vmm/cpu.weight)",
+        "  `echo 10 > /sys/fs/cgroup/vmm/cpu.weight` or `echo 1 > /sys/fs/cgroup/vmm/cpu.idle` while it pins: \
+         it counts for all of the group, vCPUs too, and against its siblings; \
+         against others, the same in the group above",
         "ok io-uring: can be set up",
         "absent dsa: no such device",
         "absent iaa: no such device",
@@ -667,6 +672,205 @@ fn what_slows_a_pin_is_warned_of() {
     );
 }
 
+/// The status file of a process with these CPUs and memory nodes.
+fn bound_to(cpus: &str, mems: &str) -> String {
+    format!(
+        "VmLck:\t0 kB\nVmPin:\t0 kB\nVmRSS:\t9 kB\nCapEff:\t0000000000000000\n\
+         Cpus_allowed_list:\t{cpus}\nMems_allowed_list:\t{mems}\n"
+    )
+}
+
+/// What is said of the nodes to a process that is bound, on a ready host with changes.
+fn nodes_row(changes: &[File], cpus: &str, mems: &str) -> Vec<String> {
+    let tree = Tree::new(&[BASE, TYPE1, changes]);
+    tree.put("proc/self/status", &bound_to(cpus, mems));
+    let check = tree.check(&for_device(GIB), &Kernel::default());
+    sound(&check);
+    let row = check.rows().iter().find(|row| row.id == "memory-nodes");
+    lines(row.map(std::slice::from_ref).unwrap())
+}
+
+#[test]
+fn memory_that_is_far_from_the_cpus_is_warned_of() {
+    let allow = |nodes, cpus| {
+        format!(
+            "  `AllowedMemoryNodes={nodes}` of the systemd unit (cpuset.mems of the group), \
+             or start it with `numactl --cpunodebind={cpus}`"
+        )
+    };
+    let warn = |found: &str, remedy: String| vec![format!("warn memory-nodes: {found}"), remedy];
+    let ok = |found: &str| vec![format!("ok memory-nodes: {found}")];
+    let not_near = "1 node of 2 allowed (1), none of them near a CPU of the mask";
+    let cases: [(&str, &str, Vec<String>); 6] = [
+        ("0-7", "0-1", ok("2 nodes (0-1)")),
+        ("4-7", "0-1", ok("2 nodes (0-1)")),
+        ("4-7", "1", ok("1 node of 2 allowed (1)")),
+        (
+            "0-7",
+            "0",
+            warn(
+                "1 node of 2 allowed (0), though CPUs of 1 are in the mask",
+                allow("0-1", "0"),
+            ),
+        ),
+        ("0-3", "1", warn(not_near, allow("0-1", "1"))),
+        ("2", "1", warn(not_near, allow("0-1", "1"))),
+    ];
+    for (cpus, mems, expected) in cases {
+        assert_eq!(nodes_row(&[], cpus, mems), expected, "{cpus} {mems}");
+    }
+
+    let bare: &[File] = &[("sys/devices/system/node/has_memory", "0\n")];
+    assert_eq!(nodes_row(bare, "0-7", "0"), ok("1 node (0)"));
+    let none: &[File] = &[("sys/devices/system/node", "gone")];
+    assert_eq!(nodes_row(none, "0-7", "0"), ok("1 node (0)"));
+}
+
+#[test]
+fn nodes_without_memory_or_without_cpus_are_told_apart() {
+    // Node 2 has memory and no CPU, node 3 CPUs and no memory.
+    let odd: &[File] = &[
+        ("sys/devices/system/node/online", "0-3\n"),
+        ("sys/devices/system/node/has_memory", "0-2\n"),
+        ("sys/devices/system/node/node2/cpulist", "\n"),
+        ("sys/devices/system/node/node3/cpulist", "8-11\n"),
+        ("sys/devices/system/cpu/online", "0-11\n"),
+    ];
+    let far =
+        |nodes: &str| format!("warn memory-nodes: {nodes}, none of them near a CPU of the mask");
+    assert_eq!(
+        nodes_row(odd, "0-11", "0-2"),
+        ["ok memory-nodes: 3 nodes (0-2)"]
+    );
+    assert_eq!(
+        nodes_row(odd, "8-11", "0-2"),
+        [
+            far("3 nodes (0-2)"),
+            "  start it with `numactl --cpunodebind=0-1`".to_owned(),
+        ]
+    );
+    assert_eq!(
+        nodes_row(odd, "0-3", "2"),
+        [
+            far("1 node of 3 allowed (2)"),
+            "  `AllowedMemoryNodes=0,2` of the systemd unit (cpuset.mems of the group)".to_owned(),
+        ]
+    );
+    // No other CPU would be nearer.
+    assert_eq!(
+        nodes_row(odd, "8-11", "2"),
+        ["ok memory-nodes: 1 node of 3 allowed (2)"]
+    );
+}
+
+#[test]
+fn where_niceness_does_not_help_a_weight_is_recommended() {
+    let row = |changes: &[File], expected: &[&str]| {
+        assert_rows(changes, &Kernel::default(), &["cpu-neighbours"], expected);
+    };
+    let found = "niceness counts only inside this group";
+    row(
+        &[("sys/fs/cgroup/vmm/cpu.weight", "39\n")],
+        &[&format!(
+            "ok cpu-neighbours: {found}, but it yields (weight 39, usual: 100; /sys/fs/cgroup/vmm/cpu.weight)"
+        )],
+    );
+    row(
+        &[("sys/fs/cgroup/vmm/cpu.idle", "1\n")],
+        &[&format!(
+            "ok cpu-neighbours: {found}, but it yields (idle; /sys/fs/cgroup/vmm/cpu.weight)"
+        )],
+    );
+    // Before 5.15.
+    let tail = "while it pins: it counts for all of the group, vCPUs too, and against its siblings; \
+                against others, the same in the group above";
+    row(
+        &[("sys/fs/cgroup/vmm/cpu.idle", "gone")],
+        &[
+            &format!("absent cpu-neighbours: {found} (weight 100; /sys/fs/cgroup/vmm/cpu.weight)"),
+            &format!("  `echo 10 > /sys/fs/cgroup/vmm/cpu.weight` {tail}"),
+        ],
+    );
+    let version_1: &[File] = &[
+        ("proc/self/cgroup", "4:cpu:/vmm\n3:memory:/vmm\n"),
+        (
+            "proc/self/mountinfo",
+            "30 1 0:2 / /cpu rw - cgroup c rw,cpu\n31 1 0:3 / /memory rw - cgroup c rw,memory\n",
+        ),
+        ("cpu/vmm/cpu.shares", "1024\n"),
+        ("cpu/cpu.shares", "1024\n"),
+    ];
+    row(
+        version_1,
+        &[
+            &format!("absent cpu-neighbours: {found} (weight 1024; /cpu/vmm/cpu.shares)"),
+            &format!("  `echo 102 > /cpu/vmm/cpu.shares` {tail}"),
+        ],
+    );
+}
+
+#[test]
+fn in_the_root_group_niceness_counts_unless_sessions_divide_it() {
+    const AUTOGROUP: &str = "proc/sys/kernel/sched_autogroup_enabled";
+    let row = |autogroup: &'static str, expected: &[&str]| {
+        let changes: &[File] = &[("proc/self/cgroup", "0::/\n"), (AUTOGROUP, autogroup)];
+        assert_rows(changes, &Kernel::default(), &["cpu-neighbours"], expected);
+    };
+    row(
+        "1\n",
+        &[
+            "absent cpu-neighbours: niceness counts only inside this session (autogroup)",
+            "  `echo 19 > /proc/PID/autogroup` while it pins, or `sysctl kernel.sched_autogroup_enabled=0`",
+        ],
+    );
+    let everybody = "ok cpu-neighbours: niceness counts against everybody (root group of the CPUs)";
+    row("0\n", &[everybody]);
+    row("gone", &[everybody]);
+    row(
+        "\x1b\n",
+        &[
+            "warn cpu-neighbours: could not be read: /proc/sys/kernel/sched_autogroup_enabled: no number: `\\u{1b}`",
+            "  let this user read `/proc/sys/kernel/sched_autogroup_enabled`, or look into it",
+        ],
+    );
+}
+
+#[test]
+fn commands_name_groups_as_a_shell_has_to_see_them() {
+    let limits = |group: &str| {
+        let tree = Tree::new(&[BASE, TYPE1]);
+        tree.put("proc/self/cgroup", &format!("0::/{group}\n"));
+        for (file, text) in [
+            ("cpu.max", "50000 100000\n"),
+            ("cpu.weight", "39\n"),
+            ("memory.max", "4096\n"),
+            ("memory.current", "0\n"),
+            ("memory.stat", "inactive_file 0\nactive_file 0\n"),
+        ] {
+            tree.put(&format!("sys/fs/cgroup/{group}/{file}"), text);
+        }
+        let check = tree.check(&for_device(GIB), &Kernel::default());
+        sound(&check);
+        let remedy = |id: &str| {
+            let row = check.rows().iter().find(|row| row.id == id).unwrap();
+            row.remedy.clone().unwrap()
+        };
+        ["cpu-quota", "cpu-weight", "memory-cgroup"].map(remedy)
+    };
+    // As libvirt and systemd name the group of a guest.
+    let remedies = limits(r"machine.slice/machine-qemu\x2d1.scope");
+    for (remedy, file) in remedies.iter().zip(["cpu.max", "cpu.weight", "memory.max"]) {
+        let path = format!(r"'/sys/fs/cgroup/machine.slice/machine-qemu\x2d1.scope/{file}'`");
+        assert!(remedy.contains(&path), "{remedy}");
+    }
+    for remedy in limits("a\x1b[2J $(reboot)") {
+        assert!(
+            remedy.contains(r"> $'/sys/fs/cgroup/a\x1b[2J $(reboot)/"),
+            "{remedy}"
+        );
+    }
+}
+
 #[test]
 fn io_uring_is_needed_only_without_a_device() {
     const EPERM: i32 = 1;
@@ -716,7 +920,7 @@ fn a_container_without_files_of_its_cgroup_is_warned_and_not_refused() {
     assert_rows(
         changes,
         &Kernel::default(),
-        &["memory-cgroup", "cpu-quota", "cpu-weight"],
+        &["memory-cgroup", "cpu-quota", "cpu-weight", "cpu-neighbours"],
         &[
             "warn memory-cgroup: could not be read: /proc/thread-self/cgroup: no such file",
             "  let this user read `/proc/thread-self/cgroup`, or look into it",
@@ -724,20 +928,25 @@ fn a_container_without_files_of_its_cgroup_is_warned_and_not_refused() {
             "  let this user read `/proc/thread-self/cgroup`, or look into it",
             "warn cpu-weight: could not be read: /proc/thread-self/cgroup: no such file",
             "  let this user read `/proc/thread-self/cgroup`, or look into it",
+            "warn cpu-neighbours: could not be read: /proc/thread-self/cgroup: no such file",
+            "  let this user read `/proc/thread-self/cgroup`, or look into it",
         ],
     );
     // The usual container: its own group is at the mount point, under a path of the host's.
     assert_rows(
         &[
             ("proc/self/cgroup", "0::/../kubepods/pod1\n"),
+            ("proc/self/ns/cgroup", "-> cgroup:[4026532500]"),
             ("sys/fs/cgroup/memory.max", "max\n"),
         ],
         &Kernel::default(),
-        &["memory-cgroup", "cpu-quota", "cpu-weight"],
+        &["memory-cgroup", "cpu-quota", "cpu-weight", "cpu-neighbours"],
         &[
             "ok memory-cgroup: no limit",
             "ok cpu-quota: none",
             "absent cpu-weight: no cgroup with a weight",
+            "absent cpu-neighbours: niceness counts only inside this group, whose weight is not seen here",
+            "  a lower CPUWeight= of the systemd unit, or CPU request of the container, while it pins",
         ],
     );
 }
@@ -801,6 +1010,9 @@ const GARBAGE: &[(&str, &str)] = &[
     ("proc/self/limits", "memlock"),
     ("proc/self/cgroup", "memory-cgroup"),
     ("proc/meminfo", "memory"),
+    ("sys/devices/system/node/online", "memory-nodes"),
+    ("sys/devices/system/node/has_memory", "memory-nodes"),
+    ("sys/devices/system/node/node1/cpulist", "memory-nodes"),
     (
         "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
         "hugetlb-2m",
@@ -810,6 +1022,7 @@ const GARBAGE: &[(&str, &str)] = &[
     ("proc/self/status", "cpu-affinity"),
     ("proc/self/mountinfo", "cpu-quota"),
     ("sys/fs/cgroup/vmm/cpu.weight", "cpu-weight"),
+    ("proc/self/cgroup", "cpu-neighbours"),
     ("sys/bus/dsa/devices", "dsa"),
 ];
 

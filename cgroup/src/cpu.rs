@@ -13,19 +13,20 @@
 //! `Cpus_allowed_list` may name CPUs that are offline, which `sched_getaffinity` would leave out, so
 //! it is cut to the online CPUs. It already includes what cpusets allow.
 
-use std::{
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-};
+use std::{num::NonZeroUsize, path::Path};
 
 use crate::{
-    cpulist::CpuSet, error::ReadError, error::shortened, keyed, limit::Limit, quota, root::Root,
+    cpulist::CpuSet,
+    error::{ReadError, shortened},
+    keyed,
+    limit::Limit,
+    listed::{CPUS, Listed},
+    quota,
+    root::Root,
+    watch::CpuWatch,
 };
 
 const ONLINE: &str = "/sys/devices/system/cpu/online";
-
-/// CPU numbers from here on are not believed; Linux can be built for 8,192.
-const CPU_BOUND: usize = 1 << 20;
 
 /// The kinds of limit on CPUs; of equal ones the first decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +55,7 @@ impl CpuLimit {
 pub struct CpuBudget {
     threads: NonZeroUsize,
     limited_by: CpuLimit,
+    cpus: Option<CpuSet>,
     limits: Vec<Limit>,
     problems: Vec<ReadError>,
 }
@@ -66,10 +68,23 @@ impl CpuBudget {
 
     /// The budget that the files below `root` describe.
     pub fn read(root: &Root) -> Self {
+        Self::with_quotas(root, |problems| quota::limits(root, problems))
+    }
+
+    /// For a thread that asks again and again: the same answers as [`current`](Self::current), at less cost.
+    pub fn watch() -> CpuWatch {
+        CpuWatch::new(Root::live())
+    }
+
+    /// The budget with the quotas that somebody else finds, together with what is in their way.
+    pub(crate) fn with_quotas(
+        root: &Root,
+        quotas: impl FnOnce(&mut Vec<ReadError>) -> Vec<Limit>,
+    ) -> Self {
         let mut problems = Vec::new();
         let cpus = Cpus::read(root, &mut problems);
         let mut found = cpus.limits();
-        let quotas = quota::limits(root, &mut problems);
+        let quotas = quotas(&mut problems);
         found.extend(quotas.into_iter().map(|limit| (CpuLimit::CfsQuota, limit)));
 
         let unknown = found.iter().all(|&(kind, _)| kind == CpuLimit::CfsQuota);
@@ -79,11 +94,12 @@ impl CpuBudget {
             .filter_map(|(kind, limit)| Some((*kind, limit.allows?)));
         // Of equal bounds the first is taken.
         let least = one.into_iter().chain(bounds).min_by_key(|&(_, cpus)| cpus);
-        let (limited_by, cpus) = least.unwrap_or((CpuLimit::Affinity, 1));
-        let threads = usize::try_from(cpus).unwrap_or(usize::MAX);
+        let (limited_by, count) = least.unwrap_or((CpuLimit::Affinity, 1));
+        let threads = usize::try_from(count).unwrap_or(usize::MAX);
         Self {
             threads: NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN),
             limited_by,
+            cpus: cpus.usable(),
             limits: found.into_iter().map(|(_, limit)| limit).collect(),
             problems,
         }
@@ -99,6 +115,11 @@ impl CpuBudget {
         self.limited_by
     }
 
+    /// The CPUs that are allowed to the calling thread and online, as far as either is known; none if neither is.
+    pub fn cpus(&self) -> Option<&CpuSet> {
+        self.cpus.as_ref()
+    }
+
     /// Every limit that was found: affinity, online, then quotas from the own group upwards.
     pub fn limits(&self) -> &[Limit] {
         &self.limits
@@ -108,12 +129,6 @@ impl CpuBudget {
     pub fn problems(&self) -> &[ReadError] {
         &self.problems
     }
-}
-
-/// A set of CPUs and the file that it was read from.
-struct Listed {
-    cpus: CpuSet,
-    source: PathBuf,
 }
 
 /// The two sets of CPUs, as far as they can be read.
@@ -140,37 +155,45 @@ impl Cpus {
             }
         };
         let cpus = Self { allowed, online };
-        if let (Some(allowed), Some(0)) = (&cpus.allowed, cpus.usable()) {
-            let list = allowed.cpus.to_string();
+        if let (Some(allowed), Some(0)) = (&cpus.allowed, cpus.allowed_count()) {
+            let list = allowed.numbers.to_string();
             let error = ReadError::garbled(&allowed.source, &list, "no allowed CPU is online");
             problems.push(error.fall_back("one thread is assumed"));
         }
         cpus
     }
 
+    /// Those that are allowed and online, as far as either is known.
+    fn usable(&self) -> Option<CpuSet> {
+        match (&self.allowed, &self.online) {
+            (Some(allowed), Some(online)) => Some(allowed.numbers.intersect(&online.numbers)),
+            (one, other) => {
+                let known = one.as_ref().or(other.as_ref())?;
+                Some(known.numbers.clone())
+            }
+        }
+    }
+
     /// How many of the allowed CPUs are online.
-    fn usable(&self) -> Option<usize> {
-        let allowed = &self.allowed.as_ref()?.cpus;
-        Some(match &self.online {
-            Some(online) => allowed.intersect(&online.cpus).count(),
-            None => allowed.count(),
-        })
+    fn allowed_count(&self) -> Option<usize> {
+        self.allowed.as_ref()?;
+        self.usable().map(|cpus| cpus.count())
     }
 
     fn limits(&self) -> Vec<(CpuLimit, Limit)> {
         let entry = |kind: CpuLimit, listed: &Listed, cpus: usize| {
             let limit = Limit {
                 name: kind.name(),
-                value: shortened(&listed.cpus.to_string()),
+                value: shortened(&listed.numbers.to_string()),
                 allows: u64::try_from(cpus.max(1)).ok(),
                 source: listed.source.clone(),
             };
             (kind, limit)
         };
-        let allowed = self.allowed.as_ref().zip(self.usable());
+        let allowed = self.allowed.as_ref().zip(self.allowed_count());
         let affinity = allowed.map(|(listed, cpus)| entry(CpuLimit::Affinity, listed, cpus));
         let online = self.online.as_ref();
-        let online = online.map(|listed| entry(CpuLimit::Online, listed, listed.cpus.count()));
+        let online = online.map(|listed| entry(CpuLimit::Online, listed, listed.numbers.count()));
         affinity.into_iter().chain(online).collect()
     }
 }
@@ -179,29 +202,11 @@ fn allowed(root: &Root) -> Result<Listed, ReadError> {
     let (source, status) = root.own_text("status")?;
     let list = keyed::value(&status, "Cpus_allowed_list:")
         .ok_or_else(|| ReadError::garbled(&source, &status, "no line Cpus_allowed_list"))?;
-    listed(source, list)
+    CPUS.some(source, list)
 }
 
 fn online(root: &Root) -> Result<Listed, ReadError> {
-    let source = PathBuf::from(ONLINE);
-    let list = root.text(Path::new(ONLINE))?;
-    listed(source, &list)
-}
-
-fn listed(source: PathBuf, list: &str) -> Result<Listed, ReadError> {
-    let cpus: CpuSet = match list.parse() {
-        Ok(cpus) => cpus,
-        Err(_) => return Err(ReadError::garbled(&source, list, "no list of CPUs")),
-    };
-    match cpus.last() {
-        None => Err(ReadError::garbled(&source, list, "no CPU")),
-        Some(last) if CPU_BOUND <= last => Err(ReadError::garbled(
-            &source,
-            list,
-            "more CPUs than Linux has",
-        )),
-        Some(_) => Ok(Listed { cpus, source }),
-    }
+    CPUS.file(root, Path::new(ONLINE))
 }
 
 #[cfg(test)]
@@ -209,7 +214,7 @@ mod tests {
     use super::*;
 
     fn set(list: &str) -> Option<Listed> {
-        listed("/x".into(), list).ok()
+        CPUS.some("/x".into(), list).ok()
     }
 
     #[test]
@@ -227,8 +232,23 @@ mod tests {
                 allowed: set(allowed),
                 online: set(online),
             };
-            assert_eq!(cpus.usable(), expected, "{allowed} of {online}");
+            assert_eq!(cpus.allowed_count(), expected, "{allowed} of {online}");
         }
+    }
+
+    #[test]
+    fn what_is_not_known_bounds_nothing() {
+        let usable = |allowed, online| {
+            let cpus = Cpus {
+                allowed: set(allowed),
+                online: set(online),
+            };
+            cpus.usable().map(|cpus| cpus.to_string())
+        };
+        assert_eq!(usable("2-9", "0-3").as_deref(), Some("2-3"));
+        assert_eq!(usable("2-9", "").as_deref(), Some("2-9"));
+        assert_eq!(usable("", "0-3").as_deref(), Some("0-3"));
+        assert_eq!(usable("", ""), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Sets of CPUs in the kernel's list format, such as `0-3,8`.
+//! Sets of CPUs in the kernel's list format, such as `0-3,8`. Memory nodes are listed in the same way.
 //!
 //! Ranges are kept as ranges: the set has no upper bound, unlike a `cpu_set_t` of 1,024 CPUs, and an
 //! absurd range costs no more than a plain one.
@@ -26,6 +26,17 @@ pub struct CpuListError {
 }
 
 impl CpuSet {
+    /// The CPUs from 0 up to and without `bound`.
+    pub(crate) fn below(bound: usize) -> Self {
+        Self {
+            ranges: bound
+                .checked_sub(1)
+                .map(|last| (0, last))
+                .into_iter()
+                .collect(),
+        }
+    }
+
     /// How many CPUs there are in the set; `usize::MAX` if they cannot be counted.
     pub fn count(&self) -> usize {
         self.ranges.iter().fold(0_usize, |sum, (first, last)| {
@@ -97,6 +108,16 @@ impl FromStr for CpuSet {
         Ok(Self {
             ranges: joined(ranges),
         })
+    }
+}
+
+impl FromIterator<usize> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = usize>>(cpus: I) -> Self {
+        let mut ranges: Vec<_> = cpus.into_iter().map(|cpu| (cpu, cpu)).collect();
+        ranges.sort_unstable();
+        Self {
+            ranges: joined(ranges),
+        }
     }
 }
 
@@ -191,6 +212,15 @@ mod tests {
         assert_eq!(cpus.iter().collect::<Vec<_>>(), members);
         assert_eq!(cpus.last(), Some(101));
         assert_eq!(CpuSet::default().last(), None);
+    }
+
+    #[test]
+    fn collected() {
+        let cpus: CpuSet = [8, 2, 3, 1, 3].into_iter().collect();
+        assert_eq!(cpus, set("1-3,8"));
+        assert_eq!(CpuSet::from_iter([]), CpuSet::default());
+        assert_eq!(CpuSet::below(4), set("0-3"));
+        assert_eq!(CpuSet::below(0), CpuSet::default());
     }
 
     #[test]

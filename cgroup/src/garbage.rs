@@ -2,11 +2,13 @@
 
 //! Feeds bytes that make no sense to every parser; none may panic, hang or allocate without bound.
 
-use std::{fs, path::PathBuf, process};
-
 use crate::{
-    CpuBudget, CpuSet, Demand, HugeDemand, LockRule, MemoryBudget, ProcessMemory, Root, Throttle,
-    hugetlb, keyed, memcg, memlock, mountinfo, process as process_memory, quota, throttle,
+    CpuBudget, CpuSet, CpuWatch, CpuWeights, Demand, HugeDemand, LockRule, MemoryBudget,
+    MemoryNodes, NiceScope, PendingSignals, ProcessMemory, Root, Throttle, hugetlb, keyed,
+    listed::{CPUS, NODES},
+    memcg, memlock, mountinfo, pending, process, quota,
+    scratch::Scratch,
+    throttle,
 };
 
 /// Marsaglia's xorshift64; the same bytes in every run.
@@ -27,7 +29,7 @@ impl Xorshift {
 }
 
 /// Pieces that parsers look for, so that garbage gets past their first line of defence.
-const PIECES: [&str; 40] = [
+const PIECES: [&str; 44] = [
     "0",
     "1",
     "-1",
@@ -59,6 +61,10 @@ const PIECES: [&str; 40] = [
     "30 1 0:2 / /sys/fs/cgroup rw - cgroup2 c rw\n",
     "30 1 0:2 /a /sys/fs/cgroup rw - cgroup c rw,cpu,memory\n",
     "Cpus_allowed_list:\t",
+    "Mems_allowed_list:\t",
+    "SigPnd:\t",
+    "ShdPnd:\t",
+    "ffffffffffffffff",
     "CapEff:\t",
     "VmLck:\t",
     "VmPin:\t",
@@ -96,7 +102,7 @@ fn parsers_survive() {
         let _ = mountinfo::parse(&bytes);
         let _ = quota::parse_v2(&text);
         let _ = throttle::parse(&text);
-        let _ = process_memory::parse(&text);
+        let _ = process::parse(&text);
         let _ = memlock::parse_limit(&text);
         let _ = memlock::parse_capable(&text);
         let _ = memcg::parse_limit(&text);
@@ -104,39 +110,33 @@ fn parsers_survive() {
         let _ = hugetlb::parse_name(&text);
         let _ = hugetlb::parse_name(&format!("hugepages-{text}kB"));
         let _ = keyed::kilobytes(&text, "VmLck:");
+        if let Ok(signals) = pending::parse(&text) {
+            let _ = signals.termination();
+        }
+        for listing in [CPUS, NODES] {
+            if let Ok(listed) = listing.some("/x".into(), &text) {
+                assert!(listed.numbers.last() <= listing.all().last());
+            }
+        }
     }
 }
 
-/// A directory that goes away with the test, named after it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("parapin-cgroup-{name}-{}", process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, path: &str, bytes: &[u8]) {
-        let path = self.0.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-const FILES: [&str; 22] = [
+const FILES: [&str; 34] = [
     "proc/thread-self/status",
     "proc/thread-self/limits",
     "proc/self/status",
     "proc/self/limits",
     "proc/meminfo",
     "sys/devices/system/cpu/online",
+    "sys/devices/system/node/online",
+    "sys/devices/system/node/has_memory",
+    "sys/devices/system/node/node0/cpulist",
+    "sys/devices/system/node/node1/cpulist",
+    "sys/devices/system/node/node8/cpulist",
+    "proc/sys/kernel/sched_autogroup_enabled",
+    "sys/fs/cgroup/a/cpu.weight",
+    "sys/fs/cgroup/a/cpu.shares",
+    "sys/fs/cgroup/a/cpu.idle",
     "sys/fs/cgroup/a/cpu.max",
     "sys/fs/cgroup/a/cpu.stat",
     "sys/fs/cgroup/a/cpu.cfs_quota_us",
@@ -148,6 +148,9 @@ const FILES: [&str; 22] = [
     "sys/fs/cgroup/a/memory.limit_in_bytes",
     "sys/fs/cgroup/a/memory.usage_in_bytes",
     "sys/fs/cgroup/cpu.max",
+    "sys/fs/cgroup/cpu.weight",
+    "sys/fs/cgroup/cpu.shares",
+    "sys/fs/cgroup/cpu.idle",
     "sys/fs/cgroup/memory.max",
     "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
     "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
@@ -162,7 +165,15 @@ fn ask(root: &Root) {
     for problem in cpus.problems() {
         assert!(problem.to_string().len() < 20_000);
     }
+    let mut watch = CpuWatch::new(root.clone());
+    for _ in 0..2 {
+        assert_eq!(watch.read(), cpus);
+    }
     let _ = Throttle::read(root);
+    let _ = CpuWeights::read(root);
+    let _ = NiceScope::read(root);
+    let _ = PendingSignals::read(root);
+    ask_nodes(root);
     let _ = ProcessMemory::read(root);
     let memory = MemoryBudget::read(root);
     for size in [0, 1, 4096, 2 << 20, u64::MAX] {
@@ -191,13 +202,39 @@ fn ask(root: &Root) {
     }
 }
 
+/// Nodes can be told apart, whatever is in the files, and one of them has memory.
+fn ask_nodes(root: &Root) {
+    let nodes = MemoryNodes::read(root);
+    assert!(nodes.nodes().is_sorted_by(|one, next| one.id < next.id));
+    let allowed: Vec<u32> = nodes.allowed().collect();
+    assert!(!allowed.is_empty());
+    let found = |id| nodes.nodes().iter().find(|node| node.id == id);
+    assert!(
+        allowed
+            .iter()
+            .all(|&id| nodes.is_allowed(id) && found(id).unwrap().has_memory)
+    );
+    for cpu in [0, 3, 8, 1 << 20, usize::MAX] {
+        let near = nodes.node_of_cpu(cpu);
+        assert!(near.is_none_or(|id| found(id).unwrap().cpus.contains(cpu)));
+    }
+    let single = nodes.nodes().iter().filter(|node| node.has_memory).count() == 1;
+    assert_eq!(nodes.is_single(), single);
+    if let Some(limit) = nodes.limit() {
+        assert_eq!(limit.allows, u64::try_from(allowed.len()).ok());
+    }
+    for problem in nodes.problems() {
+        assert!(problem.to_string().len() < 20_000);
+    }
+}
+
 #[test]
 fn trees_of_garbage_survive() {
     let mut random = Xorshift(0x2545_F491_4F6C_DD1D);
-    let tree = Scratch::new("garbage");
+    let tree = Scratch::new(&[]);
     for round in 0..150 {
         for file in FILES {
-            tree.write(file, &garbage(&mut random));
+            tree.write(file, garbage(&mut random));
         }
         // Every other round gets to the groups.
         let groups = round % 2 == 0;
@@ -214,24 +251,19 @@ fn trees_of_garbage_survive() {
             "proc/self/mountinfo",
             if groups { mount } else { &noise[1] },
         );
-        ask(&Root::at(&tree.0));
+        ask(&tree.root());
     }
 }
 
 #[test]
 fn huge_files_are_read_up_to_a_bound() {
-    let tree = Scratch::new("huge");
+    let tree = Scratch::new(&[]);
     let names = ["proc/self/cgroup", "proc/self/mountinfo"];
     for file in FILES.iter().chain(&names) {
-        tree.write(file, b"");
-        let file = fs::File::options()
-            .write(true)
-            .open(tree.0.join(file))
-            .unwrap();
-        file.set_len(10 << 20).unwrap();
+        tree.stretch(file, 10 << 20);
     }
-    ask(&Root::at(&tree.0));
-    let problems = CpuBudget::read(&Root::at(&tree.0)).problems().to_vec();
+    ask(&tree.root());
+    let problems = CpuBudget::read(&tree.root()).problems().to_vec();
     assert!(
         problems
             .iter()
@@ -242,11 +274,11 @@ fn huge_files_are_read_up_to_a_bound() {
 
 #[test]
 fn of_a_long_file_the_whole_lines_within_the_bound_count() {
-    let tree = Scratch::new("long");
+    let tree = Scratch::new(&[]);
     let mut status = b"CapEff:\t0000000000004000\nCpus_allowed_list:\t0-3\n".to_vec();
     status.resize(10 << 20, b'x');
-    tree.write("proc/thread-self/status", &status);
+    tree.write("proc/thread-self/status", status);
     tree.write("sys/devices/system/cpu/online", b"0-7\n");
-    let budget = CpuBudget::read(&Root::at(&tree.0));
+    let budget = CpuBudget::read(&tree.root());
     assert_eq!(budget.threads().get(), 4);
 }

@@ -48,7 +48,7 @@ impl Controller {
         }
     }
 
-    fn none_assumed(self) -> &'static str {
+    pub(crate) fn none_assumed(self) -> &'static str {
         match self {
             Self::Cpu => "no CFS quota is assumed",
             Self::Memory => "no memory cgroup limit is assumed",
@@ -56,10 +56,31 @@ impl Controller {
     }
 }
 
+/// The calling thread's groups in all hierarchies, as its own file has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Membership {
+    path: PathBuf,
+    lines: Vec<u8>,
+}
+
+impl Membership {
+    pub(crate) fn read(root: &Root) -> Result<Self, ReadError> {
+        let (path, lines) = root.own_bytes("cgroup")?;
+        Ok(Self { path, lines })
+    }
+
+    fn garbled(&self, why: &'static str) -> ReadError {
+        let content = String::from_utf8_lossy(&self.lines);
+        ReadError::garbled(&self.path, &content, why)
+    }
+}
+
 /// The control group of the calling thread, in the hierarchy of one controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) version: Version,
+    /// The group as the thread's own file has it: seen from the root of its cgroup namespace.
+    pub(crate) path: PathBuf,
     /// Directories of the group and its ancestors; the mount point comes last.
     pub(crate) levels: Vec<PathBuf>,
 }
@@ -71,7 +92,8 @@ impl Group {
         controller: Controller,
         problems: &mut Vec<ReadError>,
     ) -> Option<Self> {
-        match Self::look_up(root, controller, problems) {
+        let membership = Membership::read(root);
+        match membership.and_then(|found| Self::of(root, &found, controller, problems)) {
             Ok(group) => Some(group),
             Err(error) => {
                 problems.push(error.fall_back(controller.none_assumed()));
@@ -80,37 +102,38 @@ impl Group {
         }
     }
 
-    fn look_up(
+    /// Where the group is seen that a thread of these groups is in.
+    pub(crate) fn of(
         root: &Root,
+        thread: &Membership,
         controller: Controller,
         problems: &mut Vec<ReadError>,
     ) -> Result<Self, ReadError> {
-        let (cgroup_path, cgroup) = root.own_bytes("cgroup")?;
-        let garbled = |why| {
-            let content = String::from_utf8_lossy(&cgroup);
-            ReadError::garbled(&cgroup_path, &content, why)
-        };
-        let (version, group) =
-            membership(&cgroup, controller).ok_or_else(|| garbled("no usable line"))?;
+        let (version, path) = membership(&thread.lines, controller)
+            .ok_or_else(|| thread.garbled("no usable line"))?;
         let (mounts_path, mountinfo) = root.own_bytes("mountinfo")?;
         let mounts = mountinfo::parse(&mountinfo);
-        let mount = choose(&mounts, version, controller, &group).ok_or_else(|| {
+        let mount = choose(&mounts, version, controller, &path).ok_or_else(|| {
             let why = match version {
                 Version::V1 => format!("no cgroup mount with the {} controller", controller.name()),
                 Version::V2 => "no cgroup2 mount".to_owned(),
             };
             ReadError::garbled(&mounts_path, "", why)
         })?;
-        let below = mount.below(&group).unwrap_or_else(|| {
+        let below = mount.below(&path).unwrap_or_else(|| {
             let why = "the group is outside what is mounted here";
             let guess = "the mount point is taken for the group";
             problems.push(
-                ReadError::garbled(&cgroup_path, &group.to_string_lossy(), why).fall_back(guess),
+                ReadError::garbled(&thread.path, &path.to_string_lossy(), why).fall_back(guess),
             );
             PathBuf::new()
         });
         let levels = levels(&mount.point, &below);
-        Ok(Self { version, levels })
+        Ok(Self {
+            version,
+            path,
+            levels,
+        })
     }
 }
 

@@ -16,6 +16,15 @@ pub(crate) fn number(text: &str) -> Option<u64> {
     }
 }
 
+/// A hexadecimal number and nothing else: neither sign nor `0x`, at most 64 bits.
+pub(crate) fn hexadecimal(text: &str) -> Option<u64> {
+    if text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        u64::from_str_radix(text, 16).ok()
+    } else {
+        None
+    }
+}
+
 /// What follows `key` and white space, on the first line that starts with them.
 ///
 /// A key of `/proc` includes its colon.
@@ -63,6 +72,22 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(number(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn hexadecimal_numbers() {
+        let cases = [
+            ("0000000000004000", Some(0x4000)),
+            ("FFFFffffffffffff", Some(u64::MAX)),
+            ("1ffffffffffffffff", None),
+            ("+1", None),
+            ("0x1", None),
+            (" 1", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(hexadecimal(text), expected, "{text:?}");
         }
     }
 

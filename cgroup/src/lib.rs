@@ -12,6 +12,8 @@
 //!  limits, status, ns/user ──┐
 //!  memory.max, memory.stat ──┼─► MemoryBudget ─► check(Demand) ─► Ok, or every Shortage with a remedy
 //!  hugepages-*kB, meminfo ───┘
+//!  /sys/…/node, status ──────► MemoryNodes ──► nodes, allowed, limit, problems
+//!  status ───────────────────► PendingSignals ► is the process asked to end?
 //! ```
 //!
 //! ```
@@ -48,10 +50,15 @@
 //! | page cache of a cgroup | none of the usage is reclaimable |
 //! | hugetlb pools, one or all | not checked |
 //! | `MemAvailable` | not checked |
+//! | nodes that are online | one node with all CPUs, and it is allowed |
+//! | nodes with memory | every node has memory |
+//! | CPUs of a node | that node has none |
+//! | `Mems_allowed_list` | every node with memory is allowed |
 //!
 //! # Gotchas
 //!
-//! A budget is a snapshot. Quotas and masks change while a job runs; read again when it matters.
+//! A budget is a snapshot. Quotas and masks change while a job runs; read again when it matters, through
+//! [`CpuBudget::watch`] if that is often.
 //!
 //! A process that exceeds `memory.max` while it faults pages in is killed by the kernel's OOM killer
 //! (with cgroup v2 always, with v1 by default). No error is returned and nothing can be undone, so
@@ -60,7 +67,8 @@
 //! # Things this does not do
 //!
 //! It does not see cgroups above the root of a cgroup namespace, the hugetlb controller of cgroups,
-//! hugetlb pools of single NUMA nodes, or the per-user count of locked pages, which no file shows.
+//! hugetlb pools of single NUMA nodes, memory policies (`numactl --membind`), or the per-user count of
+//! locked pages, which no file shows.
 
 #![forbid(unsafe_code)]
 
@@ -73,19 +81,27 @@ mod hierarchy;
 mod hugetlb;
 mod keyed;
 mod limit;
+mod listed;
 mod memcg;
 mod memlock;
 mod memory;
 mod mountinfo;
+mod niceness;
+mod nodes;
+mod pending;
 mod process;
 mod quota;
 mod root;
+mod shell;
 mod shortage;
 mod throttle;
+mod watch;
 mod weight;
 
 #[cfg(test)]
 mod garbage;
+#[cfg(test)]
+mod scratch;
 
 pub use crate::{
     cpu::{CpuBudget, CpuLimit},
@@ -94,9 +110,14 @@ pub use crate::{
     error::ReadError,
     limit::Limit,
     memory::MemoryBudget,
+    niceness::NiceScope,
+    nodes::{MemoryNode, MemoryNodes},
+    pending::PendingSignals,
     process::ProcessMemory,
     root::Root,
+    shell::ShellPath,
     shortage::{Shortage, ShortageKind},
     throttle::Throttle,
+    watch::CpuWatch,
     weight::{CpuWeight, CpuWeights},
 };

@@ -20,6 +20,7 @@ use crate::{
     limit::Limit,
     mountinfo::Version,
     root::Root,
+    shell::ShellPath,
     shortage::{Shortage, ShortageKind, fits},
 };
 
@@ -70,7 +71,7 @@ impl Level {
             return None;
         }
         let enough = self.used.saturating_add(fresh);
-        let path = self.source.display();
+        let path = ShellPath(&self.source);
         Some(Shortage {
             kind: ShortageKind::Memcg,
             limit: self.name,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::{
     demand::{Demand, LockRule},
     error::ReadError,
-    keyed::{number, shown, value},
+    keyed::{hexadecimal, number, shown, value},
     limit::Limit,
     root::Root,
     shortage::{Shortage, ShortageKind, fits},
@@ -117,9 +117,7 @@ fn capable(root: &Root) -> Result<bool, ReadError> {
 /// Whether the line `CapEff` of a status file has `CAP_IPC_LOCK`.
 pub(crate) fn parse_capable(status: &str) -> Result<bool, &'static str> {
     let hex = value(status, EFFECTIVE).ok_or("no line CapEff")?;
-    let digits = !hex.is_empty() && hex.bytes().all(|b| b.is_ascii_hexdigit());
-    let set = digits.then(|| u64::from_str_radix(hex, 16).ok()).flatten();
-    let set = set.ok_or("no usable line CapEff")?;
+    let set = hexadecimal(hex).ok_or("no usable line CapEff")?;
     Ok(set >> CAP_IPC_LOCK & 1 == 1)
 }
 

@@ -41,25 +41,41 @@ impl Quota {
     }
 }
 
-/// One limit for each level that has a quota, own group first.
-pub(crate) fn limits(root: &Root, problems: &mut Vec<ReadError>) -> Vec<Limit> {
-    let Some(group) = Group::find(root, Controller::Cpu, problems) else {
-        return Vec::new();
-    };
-    let read = match group.version {
-        Version::V1 => read_v1,
-        Version::V2 => read_v2,
-    };
-    let mut limits = Vec::new();
-    for level in &group.levels {
-        match read(root, level) {
-            Ok(limit) => limits.extend(limit),
-            // The root group has no quota, nor has a group without the controller.
-            Err(error) if error.is_missing() => {}
-            Err(error) => problems.push(error.fall_back(LEVEL_IGNORED)),
+/// What the levels of one group say.
+pub(crate) struct Quotas {
+    /// One limit for each level that has a quota, own group first.
+    pub(crate) limits: Vec<Limit>,
+    /// How many levels have a quota file, whatever is in it.
+    pub(crate) files: usize,
+}
+
+impl Quotas {
+    pub(crate) fn read(root: &Root, group: &Group, problems: &mut Vec<ReadError>) -> Self {
+        let read = match group.version {
+            Version::V1 => read_v1,
+            Version::V2 => read_v2,
+        };
+        let mut limits = Vec::new();
+        let mut files = 0;
+        for level in &group.levels {
+            match read(root, level) {
+                Ok(limit) => limits.extend(limit),
+                // The root group has no quota, nor has a group without the controller.
+                Err(error) if error.is_missing() => continue,
+                Err(error) => problems.push(error.fall_back(LEVEL_IGNORED)),
+            }
+            files += 1;
         }
+        Self { limits, files }
     }
-    limits
+}
+
+/// The quotas of the calling thread's group.
+pub(crate) fn limits(root: &Root, problems: &mut Vec<ReadError>) -> Vec<Limit> {
+    match Group::find(root, Controller::Cpu, problems) {
+        Some(group) => Quotas::read(root, &group, problems).limits,
+        None => Vec::new(),
+    }
 }
 
 fn read_v2(root: &Root, level: &Path) -> Result<Option<Limit>, ReadError> {

@@ -104,36 +104,10 @@ fn read_number(root: &Root, path: &Path) -> Result<u64, ReadError> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, process};
-
     use super::*;
+    use crate::scratch::{File, Scratch};
 
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str, files: &[(&str, &str)]) -> Self {
-            let path =
-                std::env::temp_dir().join(format!("parapin-weight-{name}-{}", process::id()));
-            for (file, text) in files {
-                let file = path.join(file);
-                fs::create_dir_all(file.parent().unwrap()).unwrap();
-                fs::write(file, text).unwrap();
-            }
-            Self(path)
-        }
-
-        fn read(&self) -> CpuWeights {
-            CpuWeights::read(&Root::at(&self.0))
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
-    const V2: [(&str, &str); 2] = [
+    const V2: [File; 2] = [
         ("proc/self/cgroup", "0::/a/b\n"),
         (
             "proc/self/mountinfo",
@@ -148,8 +122,8 @@ mod tests {
             ("sys/fs/cgroup/a/cpu.weight", "0\n"),
             ("sys/fs/cgroup/a/cpu.idle", "1\n"),
         ];
-        let tree = Scratch::new("v2", &[&V2[..], &files].concat());
-        let weights = tree.read();
+        let tree = Scratch::new(&[&V2, &files]);
+        let weights = CpuWeights::read(&tree.root());
         let levels: Vec<_> = weights
             .levels()
             .iter()
@@ -170,8 +144,9 @@ mod tests {
             ("cpu/a/cpu.shares", "256\n"),
             ("cpu/cpu.shares", "1024\n"),
         ];
-        let tree = Scratch::new("v1", &files);
-        let weights: Vec<u64> = tree.read().levels().iter().map(|l| l.weight).collect();
+        let tree = Scratch::new(&[&files]);
+        let weights = CpuWeights::read(&tree.root());
+        let weights: Vec<u64> = weights.levels().iter().map(|l| l.weight).collect();
         assert_eq!(weights, [256, 1024]);
     }
 
@@ -181,8 +156,8 @@ mod tests {
             ("sys/fs/cgroup/a/b/cpu.weight", "heavy\n"),
             ("sys/fs/cgroup/a/cpu.weight", "100\n"),
         ];
-        let tree = Scratch::new("garbage", &[&V2[..], &files].concat());
-        let weights = tree.read();
+        let tree = Scratch::new(&[&V2, &files]);
+        let weights = CpuWeights::read(&tree.root());
         assert_eq!(weights.levels().len(), 1);
         assert_eq!(
             weights.problems()[0].to_string(),

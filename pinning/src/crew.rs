@@ -34,7 +34,10 @@ use rustix::{
     thread::{Pid, gettid},
 };
 
-use crate::{affinity::Mask, task};
+use crate::{
+    affinity::Mask,
+    task::{self, SystemCallFilters},
+};
 
 /// The nice value of helpers unless another one is asked for: the kernel's `MAX_NICE`.
 pub const NICEST: i32 = 19;
@@ -57,7 +60,7 @@ pub struct Crew {
     wanted: usize,
     nice: i32,
     /// System call filters that the thread which made the crew was under.
-    filters: Option<u32>,
+    filters: SystemCallFilters,
     /// The mask that all helpers have, where it is known; locked while the crew works.
     mask: Mutex<Option<Mask>>,
 }
@@ -70,7 +73,7 @@ pub(crate) struct Member {
     /// Whether the kernel would let it become less nice again: CAP_SYS_NICE, or RLIMIT_NICE.
     can_rise: bool,
     /// System call filters that it was under when it started.
-    pub(crate) filters: Option<u32>,
+    pub(crate) filters: SystemCallFilters,
 }
 
 thread_local! {
@@ -94,7 +97,7 @@ impl Crew {
             members: Vec::new(),
             wanted: helpers,
             nice,
-            filters: task::filters(),
+            filters: SystemCallFilters::of_caller(),
             mask: Mutex::new(Mask::of_caller().ok()),
         };
         let seats = crew.start_threads();
@@ -151,7 +154,7 @@ impl Crew {
             *mask = Some(present.clone());
         }
         // A filter that came since may kill the process for a call that it does not know.
-        let unfiltered = task::filters() == self.filters;
+        let unfiltered = SystemCallFilters::of_caller() == self.filters;
         Ok(Lease {
             pool,
             members: &self.members,
@@ -233,7 +236,7 @@ fn settle(id: u64, nice: i32) -> Member {
         thread: gettid(),
         nice,
         can_rise,
-        filters: task::filters(),
+        filters: SystemCallFilters::of_caller(),
     }
 }
 

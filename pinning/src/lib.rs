@@ -95,4 +95,5 @@ pub use release::{Released, release};
 pub use report::{Finished, Priority, Report, WorkerReport};
 pub use run::run;
 pub use stuck::{Alarm, Stuck};
+pub use task::SystemCallFilters;
 pub use work::{Helper, Sealing, Work};

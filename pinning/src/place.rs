@@ -12,12 +12,12 @@ use rustix::thread::CpuSet;
 
 use crate::{Job, affinity::Mask};
 
-/// A memory node, and the CPUs near it that the calling thread may use.
+/// A memory node, and the CPUs near it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// The kernel's number of the node.
     pub id: u32,
-    /// CPU numbers; empty where the caller may use none of them.
+    /// CPU numbers; those outside of the calling thread's mask are not used.
     pub cpus: Vec<usize>,
 }
 
@@ -33,8 +33,16 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Finds a home for `threads` workers of `job`, by the bytes on each node.
-    pub(crate) fn new(job: &Job, threads: usize) -> Self {
+    /// Finds a home for `threads` workers of `job`, which the calling thread will start, by the bytes on each node.
+    pub(crate) fn of_caller(job: &Job, threads: usize) -> Self {
+        match (job.nodes.is_empty(), Mask::of_caller()) {
+            (false, Ok(Mask::Set(all))) => Self::new(job, threads, &all),
+            _ => Self::new(job, threads, &CpuSet::new()),
+        }
+    }
+
+    /// As [`of_caller`](Self::of_caller), for a caller under the mask `all`.
+    fn new(job: &Job, threads: usize, all: &CpuSet) -> Self {
         let mut groups: Vec<Option<Node>> = Vec::new();
         let mut bytes: Vec<u64> = Vec::new();
         for range in job.ranges() {
@@ -48,7 +56,7 @@ impl Places {
             }
         }
         let homes = if groups.iter().any(Option::is_some) {
-            homes(&groups, &bytes, job.home, threads)
+            homes(&groups, &bytes, (job.home, all), threads)
         } else {
             vec![None; threads]
         };
@@ -143,10 +151,16 @@ fn cores(cpus: &CpuSet) -> Vec<usize> {
 fn homes(
     groups: &[Option<Node>],
     bytes: &[u64],
-    caller: Option<u32>,
+    (caller, all): (Option<u32>, &CpuSet),
     threads: usize,
 ) -> Vec<Option<usize>> {
-    let room = |group: &Option<Node>| group.as_ref().map_or(0, |node| node.cpus.len());
+    let usable = |cpu: usize| cpu < CpuSet::MAX_CPU && all.is_set(cpu);
+    let room = |group: &Option<Node>| {
+        let node = group.as_ref();
+        node.map_or(0, |node| {
+            node.cpus.iter().filter(|&&cpu| usable(cpu)).count()
+        })
+    };
     let mut seated = vec![0usize; groups.len()];
     let mut homes = Vec::with_capacity(threads);
     let at_home = |group: &Option<Node>| {
@@ -206,8 +220,15 @@ mod tests {
         job
     }
 
+    /// The first `cpus` CPUs.
+    fn mask(cpus: usize) -> CpuSet {
+        let mut mask = CpuSet::new();
+        (0..cpus).for_each(|cpu| mask.set(cpu));
+        mask
+    }
+
     fn nodes_of_workers(job: &Job, threads: usize) -> Vec<Option<u32>> {
-        let places = Places::new(job, threads);
+        let places = Places::new(job, threads, &mask(8));
         (0..threads).map(|worker| places.node(worker)).collect()
     }
 
@@ -232,9 +253,9 @@ mod tests {
     #[test]
     fn without_nodes_nobody_has_a_home() {
         let plain = job(&[(4, None)], &[], None);
-        assert!(Places::new(&plain, 4).is_plain());
+        assert!(Places::new(&plain, 4, &mask(8)).is_plain());
         let unknown = job(&[(4, Some(7))], &[node(0, &[0])], Some(0));
-        let places = Places::new(&unknown, 2);
+        let places = Places::new(&unknown, 2, &mask(8));
         assert!(places.is_plain());
         assert_eq!((places.groups(), places.group_of(Some(7))), (1, 0));
     }
@@ -250,7 +271,7 @@ mod tests {
             (1, Some(9)),
         ];
         let mixed = job(&ranges, &nodes, None);
-        let places = Places::new(&mixed, 3);
+        let places = Places::new(&mixed, 3, &mask(8));
         assert_eq!(places.groups(), 3);
         let groups = ranges.map(|(_, node)| places.group_of(node));
         assert_eq!(groups, [0, 1, 2, 0, 1]);
@@ -265,7 +286,7 @@ mod tests {
     fn homes_stay_inside_the_mask() {
         let nodes = [node(0, &[0, 1]), node(1, &[2, 3])];
         let both = job(&[(2, Some(0)), (2, Some(1))], &nodes, Some(0));
-        let places = Places::new(&both, 3);
+        let places = Places::new(&both, 3, &mask(8));
         let mut all = CpuSet::new();
         all.set(1);
         all.set(3);

@@ -66,6 +66,8 @@ pub struct Plan {
     places: Places,
     threads: NonZeroUsize,
     limited_by: Limit,
+    /// Everything that was asked how many threads there may be.
+    bounds: Vec<(Limit, NonZeroUsize)>,
     /// Threads that the budget allowed when this was made.
     budget: NonZeroUsize,
     chunk: u64,
@@ -105,7 +107,8 @@ impl Plan {
         let entries = constraints.entries.unwrap_or(u64::MAX);
         let cell = cell_within(ranges, first, hard_max, entries)?;
         let allowance = budget.allowance();
-        let (threads, limited_by) = threads(job, min_chunk, constraints, &allowance);
+        let bounds = bounds(job, min_chunk, constraints, &allowance);
+        let (threads, limited_by) = least(&bounds);
         let share = job.size() / (threads.get() as u64).saturating_mul(CHUNKS_PER_THREAD);
         let share = match constraints.sealing {
             Sealing::None => share.clamp(min_chunk, max_chunk),
@@ -119,7 +122,7 @@ impl Plan {
             chunk: share.max(cell),
             slice,
         };
-        let places = Places::new(job, threads.get());
+        let places = Places::of_caller(job, threads.get());
         let layout = Layout::new(ranges, &places, cuts).ok_or(PlanError::TooManyPieces)?;
         let chunk = round_up(share, align).min(hard_max).max(cell);
         Ok(Self {
@@ -128,6 +131,7 @@ impl Plan {
             places,
             threads,
             limited_by,
+            bounds: bounds.into(),
             budget: allowance.threads,
             sealing: constraints.sealing,
         })
@@ -157,18 +161,17 @@ impl Plan {
         let layout = Layout::new(&ranges, &places, whole).ok_or(PlanError::TooManyPieces)?;
         let allowance = budget.allowance();
         let by_size = (layout.size() / min_chunk.max(1)).min(chunks.len() as u64);
-        let (threads, limited_by) = least([
-            (
-                to_threads(allowance.threads.get() as u64),
-                Limit::Budget(allowance.limited_by),
-            ),
-            (to_threads(by_size), Limit::Size),
-        ]);
+        let bounds = [
+            (Limit::Budget(allowance.limited_by), allowance.threads),
+            (Limit::Size, to_threads(by_size)),
+        ];
+        let (threads, limited_by) = least(&bounds);
         Ok(Self {
             layout,
             places,
             threads,
             limited_by,
+            bounds: bounds.into(),
             budget: allowance.threads,
             chunk: u64::MAX,
             sealing: Sealing::None,
@@ -185,6 +188,12 @@ impl Plan {
     #[must_use]
     pub fn limited_by(&self) -> Limit {
         self.limited_by
+    }
+
+    /// Everything that was asked how many threads may work, and its answer; `NonZeroUsize::MAX` where it sets no bound.
+    #[must_use]
+    pub fn bounds(&self) -> &[(Limit, NonZeroUsize)] {
+        &self.bounds
     }
 
     /// Bytes of a full-sized chunk, a multiple of every range's alignment.
@@ -230,34 +239,35 @@ impl Plan {
     }
 }
 
-/// padata's number of threads under all bounds, and the bound that decided.
-fn threads(
+/// Everything that bounds the number of threads; that of the job's size is padata's.
+fn bounds(
     job: &Job,
     min_chunk: u64,
     constraints: &Constraints,
     allowance: &Allowance,
-) -> (NonZeroUsize, Limit) {
+) -> [(Limit, NonZeroUsize); 5] {
     let worth = job.ranges().iter().fold(0u128, |sum, range| {
         sum + (u128::from(range.size()) << 32) / u128::from(min_chunk.max(range.align()))
     }) >> 32;
     let by_size = u64::try_from(worth).unwrap_or(u64::MAX);
     let unbounded = NonZeroUsize::MAX;
-    least([
-        (allowance.threads, Limit::Budget(allowance.limited_by)),
-        (job.max_threads.unwrap_or(unbounded), Limit::MaxThreads),
-        (to_threads(by_size), Limit::Size),
-        (constraints.max_threads.unwrap_or(unbounded), Limit::Target),
+    [
+        (Limit::Budget(allowance.limited_by), allowance.threads),
+        (Limit::MaxThreads, job.max_threads.unwrap_or(unbounded)),
+        (Limit::Size, to_threads(by_size)),
+        (Limit::Target, constraints.max_threads.unwrap_or(unbounded)),
         (
-            constraints.entries.map_or(unbounded, to_threads),
             Limit::Entries,
+            constraints.entries.map_or(unbounded, to_threads),
         ),
-    ])
+    ]
 }
 
 /// The smallest number, and the first limit that gives it.
-fn least<const N: usize>(bounds: [(NonZeroUsize, Limit); N]) -> (NonZeroUsize, Limit) {
+fn least(bounds: &[(Limit, NonZeroUsize)]) -> (NonZeroUsize, Limit) {
     bounds
-        .into_iter()
+        .iter()
+        .map(|&(limit, threads)| (threads, limit))
         .min()
         .unwrap_or((NonZeroUsize::MIN, Limit::Size))
 }

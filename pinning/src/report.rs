@@ -2,7 +2,7 @@
 
 //! The [`Report`] of a finished job.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use crate::{Chunk, Limit};
 
@@ -17,6 +17,9 @@ pub struct Report {
     pub fewest_threads: usize,
     /// What decided that number.
     pub limited_by: Limit,
+    /// Everything that was asked how many threads may work when the job was planned; `NonZeroUsize::MAX` where it set no
+    /// bound.
+    pub bounds: Vec<(Limit, NonZeroUsize)>,
     /// Helpers that the plan asked for.
     pub helpers_wanted: usize,
     /// Helpers that the crew could give.

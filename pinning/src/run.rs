@@ -24,7 +24,7 @@ use crate::{
     ledger::Undoable,
     rounds::{Masks, Rounds},
     sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock},
-    task::Stat,
+    task::{Stat, SystemCallFilters},
     turn::Turn,
     unwind::{Payload, halt_unwinding, message},
 };
@@ -241,7 +241,10 @@ impl<'a, W: Work> Running<'a, W> {
         self.sit_down(worker, member);
         let helper = Helper {
             worker,
-            filters: self.members.get(member).and_then(|member| member.filters),
+            filters: self
+                .members
+                .get(member)
+                .map_or_else(SystemCallFilters::of_caller, |member| member.filters),
         };
         match halt_unwinding(|| self.work.enter(&helper)) {
             Ok(true) => {}
@@ -398,6 +401,7 @@ impl<'a, W: Work> Running<'a, W> {
             threads: rounds.threads.1,
             fewest_threads: rounds.threads.0,
             limited_by,
+            bounds: self.plan.bounds().to_vec(),
             helpers_wanted: self.plan.threads().get() - 1,
             helpers_started: self.workers() - 1,
             priority: rounds.priority(),

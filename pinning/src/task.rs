@@ -55,8 +55,28 @@ impl Stat {
     }
 }
 
-/// How many system call filters the calling thread is under (since Linux 5.9), or else whether there is any.
-pub(crate) fn filters() -> Option<u32> {
+/// The system call filters that a thread is under, for comparison: who makes calls that a filter may forbid asks whether
+/// one has come since they were possible.
+///
+/// How many there are (since Linux 5.9), or else whether there is any; from `/proc/thread-self/status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SystemCallFilters(Option<u32>);
+
+impl SystemCallFilters {
+    /// Those of the calling thread.
+    #[must_use]
+    pub fn of_caller() -> Self {
+        Self(filters())
+    }
+
+    /// Whether there are certainly none.
+    #[must_use]
+    pub fn are_none(&self) -> bool {
+        self.0 == Some(0)
+    }
+}
+
+fn filters() -> Option<u32> {
     let mut buffer = [0; 8192];
     let status = read("/proc/thread-self/status", &mut buffer)?;
     let value = |key| status.lines().find_map(|line| line.strip_prefix(key));
@@ -131,6 +151,6 @@ mod tests {
         assert_eq!(stat.state, 'R');
         assert_eq!(stat.nice, getpriority_process(None).unwrap());
         assert_eq!(Stat::of(gettid()), Some(stat));
-        assert!(filters().is_some());
+        assert_ne!(SystemCallFilters::of_caller(), SystemCallFilters(None));
     }
 }

@@ -2,7 +2,7 @@
 
 //! The [`Work`] that is done on each chunk; its consumer, the engine, owns the trait.
 
-use crate::{Chunk, task};
+use crate::{Chunk, task::SystemCallFilters};
 
 /// Whether chunks of a work are completed by a second step, [`Work::seal`], and when.
 ///
@@ -22,7 +22,7 @@ pub enum Sealing {
 #[derive(Debug)]
 pub struct Helper {
     pub(crate) worker: usize,
-    pub(crate) filters: Option<u32>,
+    pub(crate) filters: SystemCallFilters,
 }
 
 impl Helper {
@@ -36,7 +36,7 @@ impl Helper {
     /// then do not kill the process now.
     #[must_use]
     pub fn is_unfiltered(&self) -> bool {
-        task::filters() == self.filters
+        SystemCallFilters::of_caller() == self.filters
     }
 }
 

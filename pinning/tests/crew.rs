@@ -21,6 +21,8 @@ struct Thread {
     name: String,
     nice: i32,
     cpus: String,
+    /// SigBlk: bit n − 1 is signal n.
+    blocked: u64,
 }
 
 /// All threads of this process but the test harness's own.
@@ -40,6 +42,7 @@ fn threads() -> Vec<Thread> {
                     .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?
                     .trim()
                     .to_owned(),
+                blocked: blocked(&status)?,
             })
         })
         .filter(|thread| thread.name.starts_with("parapin-"))
@@ -47,6 +50,16 @@ fn threads() -> Vec<Thread> {
     threads.sort_unstable();
     threads
 }
+
+fn blocked(status: &str) -> Option<u64> {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigBlk:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+/// The signals of POSIX that can be blocked: all but KILL and STOP.
+const ALL_SIGNALS: u64 = ((1 << 31) - 1) & !(1 << (9 - 1)) & !(1 << (19 - 1));
 
 fn plan(threads: usize) -> Plan {
     let job = Job::new([Range::new(0, 1 << 30, 4096).unwrap()]).unwrap();
@@ -67,6 +80,11 @@ fn helpers_are_named_niced_and_follow_the_callers_mask() {
         [("parapin-1".to_owned(), 19), ("parapin-2".to_owned(), 19)]
     );
     assert_eq!(own_nice(), nice_before, "the caller stays as it is");
+    for thread in threads() {
+        assert_eq!(thread.blocked & ALL_SIGNALS, ALL_SIGNALS, "{thread:?}");
+    }
+    let own = fs::read_to_string("/proc/thread-self/status").unwrap();
+    assert_eq!(blocked(&own), Some(0), "the caller still gets its signals");
 
     let mask = sched_getaffinity(None).unwrap();
     let first = (0..CpuSet::MAX_CPU).find(|&cpu| mask.is_set(cpu)).unwrap();

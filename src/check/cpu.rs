@@ -2,10 +2,11 @@
 
 //! How many threads may work at once, and what they get beside others.
 
-use cgroup::{CpuBudget, CpuWeight, CpuWeights, Limit, ReadError, Root};
+use cgroup::{CpuBudget, CpuWeight, CpuWeights, ReadError, Root, ShellPath};
 
 use super::{
-    host::{Unreadable, count, printable},
+    host::{Unreadable, count, shown},
+    neighbours,
     row::Row,
 };
 
@@ -14,12 +15,13 @@ const QUOTA_NEEDED: &str = "the time of two CPUs or more, to pin in parallel";
 const WEIGHT_NEEDED: &str =
     "the usual weight or more: it decides what a pin gets while others want the CPUs";
 
-pub(super) fn rows(root: &Root) -> Vec<Row> {
-    let budget = CpuBudget::read(root);
+pub(super) fn rows(root: &Root, budget: &CpuBudget) -> Vec<Row> {
+    let weights = CpuWeights::read(root);
     vec![
-        affinity(&budget),
-        quota(&budget),
-        weight(&CpuWeights::read(root)),
+        affinity(budget),
+        quota(budget),
+        weight(&weights),
+        neighbours::row(root, &weights),
     ]
 }
 
@@ -74,22 +76,19 @@ fn quota(budget: &CpuBudget) -> Row {
         "{}: {} ({})",
         count(cpus, "CPU"),
         least.value,
-        source(least)
+        shown(&least.source)
     );
     if cpus > 1 {
         return Row::ok(id, found, QUOTA_NEEDED);
     }
-    let remedy = if least.source.ends_with("cpu.max") {
-        format!("`echo max > {}`", source(least))
+    let none = if least.source.ends_with("cpu.max") {
+        "max"
     } else {
-        format!("`echo -1 > {}`", source(least))
+        "-1"
     };
+    let remedy = format!("`echo {none} > {}`", ShellPath(&least.source));
     let unit = "CPUQuota= of the systemd unit, or the CPU limit of the container";
     Row::warn(id, found, QUOTA_NEEDED, format!("{remedy}, {unit}"))
-}
-
-fn source(limit: &Limit) -> String {
-    limit.source.display().to_string()
 }
 
 fn weight(weights: &CpuWeights) -> Row {
@@ -101,25 +100,25 @@ fn weight(weights: &CpuWeights) -> Row {
             None => Row::absent(id, "no cgroup with a weight", WEIGHT_NEEDED),
         };
     };
-    let path = level.source.display();
     if level.idle {
-        let directory = level.source.with_file_name("cpu.idle");
+        let path = level.source.with_file_name("cpu.idle");
         return Row::warn(
             id,
             "idle: runs only where nobody else wants to",
             WEIGHT_NEEDED,
-            format!("`echo 0 > {}`", directory.display()),
+            format!("`echo 0 > {}`", ShellPath(&path)),
         );
     }
     let found = format!("{} (usual: {})", level.weight, level.usual);
     if level.weight < level.usual {
         return Row::warn(
             id,
-            format!("{found}, {}", printable(&path.to_string())),
+            format!("{found}, {}", shown(&level.source)),
             WEIGHT_NEEDED,
             format!(
-                "`echo {} > {path}`, CPUWeight= of the systemd unit, or a higher CPU request of the container",
-                level.usual
+                "`echo {} > {}`, CPUWeight= of the systemd unit, or a higher CPU request of the container",
+                level.usual,
+                ShellPath(&level.source)
             ),
         );
     }

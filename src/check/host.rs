@@ -53,7 +53,7 @@ impl From<&ReadError> for Unreadable {
             content => format!(": `{content}`"),
         };
         Self {
-            path: printable(&error.path().display().to_string()),
+            path: shown(error.path()),
             why: format!("{}{content}", error.why()),
         }
     }
@@ -159,6 +159,11 @@ pub(super) fn printable(text: &str) -> String {
         }
     }
     shown
+}
+
+/// A path, fit for a terminal; for a command it is a [`cgroup::ShellPath`].
+pub(super) fn shown(path: &Path) -> String {
+    printable(&path.display().to_string())
 }
 
 /// Marks that turn the direction of the text around them, or have no width.

@@ -4,10 +4,10 @@
 //!
 //! The answers are those of [`MemoryBudget::check`]; here they become rows, one for each limit.
 
-use cgroup::{Demand, Limit, LockRule, MemoryBudget, ReadError, Shortage, ShortageKind};
+use cgroup::{Demand, Limit, LockRule, MemoryBudget, ReadError, ShellPath, Shortage, ShortageKind};
 
 use super::{
-    host::{Unreadable, size},
+    host::{Unreadable, shown, size},
     row::Row,
 };
 
@@ -118,7 +118,7 @@ fn group(budget: &MemoryBudget, ask: Ask, shortages: &[Shortage]) -> Row {
         let found = format!(
             "only {} ({}), {} of it in use",
             size(shortage.value),
-            shortage.source.display(),
+            shown(&shortage.source),
             size(shortage.used)
         );
         return Row::fail(id, found, needed, &shortage.remedy);
@@ -132,7 +132,7 @@ fn group(budget: &MemoryBudget, ask: Ask, shortages: &[Shortage]) -> Row {
     let least = |limits: &[&Limit]| limits.iter().filter_map(|l| l.allows).min();
     if let Some(high) = least(&soft).filter(|high| *high < ask.demand().fresh) {
         let source = soft.iter().find(|limit| limit.allows == Some(high));
-        let path = source.map_or(String::new(), |limit| limit.source.display().to_string());
+        let path = source.map_or(String::new(), |limit| ShellPath(&limit.source).to_string());
         return Row::warn(
             id,
             format!("throttled above {} (memory.high)", size(high)),

@@ -39,14 +39,16 @@ mod host;
 mod interrupts;
 mod iommu;
 mod memory;
+mod neighbours;
 mod nodes;
+mod numa;
 mod pages;
 mod probe;
 mod row;
 mod type1;
 mod uring;
 
-use cgroup::{LockRule, MemoryBudget, Root};
+use cgroup::{CpuBudget, LockRule, MemoryBudget, MemoryNodes, Root};
 
 use device::Device;
 use host::Host;
@@ -107,8 +109,10 @@ impl Check {
             },
         };
         rows.extend(memory::rows(&memory, ask));
+        let cpus = CpuBudget::read(root);
+        rows.push(numa::row(&MemoryNodes::read(root), cpus.cpus()));
         rows.extend(pages::rows(&host, &memory, request.bytes));
-        rows.extend(cpu::rows(root));
+        rows.extend(cpu::rows(root, &cpus));
         rows.push(uring::row(&host, asked));
         rows.extend(accelerators::rows(&host));
         Self { rows }

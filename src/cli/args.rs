@@ -22,6 +22,7 @@ Examples:
   parapin pin --size 1G --threads 1             as a serial loop would
   parapin pin --size 2G --target populate       only fault the pages in
   parapin pin --size 4G --json | jq .limited_by which limit bound the number of threads
+  parapin pin --explain                         say why it took so many threads and no more
   parapin pin --size 8G --hold                  stay pinned until Ctrl-C
   parapin pin --target type1 --device 0000:01:00.0 --size 4G
                                                 map for a device that vfio-pci holds, as a VMM does
@@ -100,6 +101,12 @@ pub(crate) struct PinArgs {
     #[arg(long, default_value_t = parapin::NICEST, allow_negative_numbers = true,
           value_parser = clap::value_parser!(i32).range(-20..=19))]
     pub(crate) nice: i32,
+    /// Where pages land on a machine with several memory nodes.
+    #[arg(long, value_enum, default_value_t = PlacementName::Local)]
+    pub(crate) placement: PlacementName,
+    /// Put helper i on the i-th CPU of the mask, instead of leaving it to the scheduler.
+    #[arg(long)]
+    pub(crate) spread_cpus: bool,
     /// Bytes that are worth a thread.
     #[arg(long, value_parser = size, default_value = "32M")]
     pub(crate) min_chunk: u64,
@@ -109,6 +116,9 @@ pub(crate) struct PinArgs {
     /// Do not compare the limits on memory with what is needed first.
     #[arg(long)]
     pub(crate) no_check: bool,
+    /// Say of each limit that was looked at its value, where it was read, and which one bound.
+    #[arg(long, conflicts_with = "quiet")]
+    pub(crate) explain: bool,
     /// Stay pinned until Ctrl-C or SIGTERM.
     #[arg(long)]
     pub(crate) hold: bool,
@@ -175,6 +185,14 @@ pub(crate) enum StrategyName {
     Pipeline,
     /// All threads map.
     Parallel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlacementName {
+    /// On the node of the calling thread, as if it did everything alone.
+    Local,
+    /// On every node that the cpuset allows, in turn.
+    Spread,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

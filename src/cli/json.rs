@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use cgroup::Limit;
-use parapin::{MemoryBudget, PinReport};
+use parapin::PinReport;
 use serde::Serialize;
 
 use super::{
     args::{PinArgs, TargetName},
+    limits::{self, Looked},
     pin::{Failure, Success},
 };
 
@@ -32,6 +32,7 @@ struct ReportJson<'a> {
     regions: usize,
     page_size: u64,
     threads: usize,
+    fewest_threads: usize,
     helpers_wanted: usize,
     helpers_started: usize,
     limited_by: &'a str,
@@ -55,6 +56,9 @@ struct LimitJson {
     name: &'static str,
     value: String,
     source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threads: Option<u64>,
+    decides: bool,
 }
 
 #[derive(Serialize)]
@@ -74,6 +78,9 @@ struct ThreadJson {
     bytes: u64,
     cpu_seconds: f64,
     nice: i32,
+    /// The memory node to whose CPUs it was brought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -128,8 +135,6 @@ pub(crate) fn failure(args: &PinArgs, failure: &Failure<'_>) -> String {
 fn report(report: &PinReport, verified: u64) -> ReportJson<'_> {
     let job = &report.job;
     let seconds = job.time.as_secs_f64();
-    let memory = MemoryBudget::current();
-    let limits = report.cpu.limits().iter().chain(memory.limits());
     let (populate_seconds, map_seconds) = if job.seal_time > Duration::ZERO {
         (job.run_time.as_secs_f64(), job.seal_time.as_secs_f64())
     } else if report.target == TargetName::Populate.name() {
@@ -144,10 +149,11 @@ fn report(report: &PinReport, verified: u64) -> ReportJson<'_> {
         regions: report.regions,
         page_size: report.page_size.bytes(),
         threads: job.threads,
+        fewest_threads: job.fewest_threads,
         helpers_wanted: job.helpers_wanted,
         helpers_started: job.helpers_started,
         limited_by: job.limited_by.name(),
-        limits: limits.map(limit).collect(),
+        limits: limits::all(report).into_iter().map(limit).collect(),
         nice: report.nice,
         priority: job.priority.name(),
         chunk_bytes: MinMax {
@@ -171,17 +177,20 @@ fn report(report: &PinReport, verified: u64) -> ReportJson<'_> {
                 bytes: worker.bytes,
                 cpu_seconds: worker.cpu_time.as_secs_f64(),
                 nice: worker.nice,
+                node: worker.node,
             })
             .collect(),
         notes: &report.notes,
     }
 }
 
-fn limit(limit: &Limit) -> LimitJson {
+fn limit(looked: Looked) -> LimitJson {
     LimitJson {
-        name: limit.name,
-        value: limit.value.clone(),
-        source: limit.source.display().to_string(),
+        name: looked.name,
+        value: looked.value,
+        source: looked.source,
+        threads: looked.threads,
+        decides: looked.decides,
     }
 }
 

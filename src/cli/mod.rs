@@ -11,6 +11,7 @@ mod check;
 mod device;
 mod exit;
 mod json;
+mod limits;
 mod pin;
 mod progress;
 mod resolve;

@@ -9,11 +9,12 @@ use std::{
 
 use cgroup::ProcessMemory;
 use parapin::{
-    IoUring, PinError, PinErrorKind, PinReport, Pinned, Pinner, Populate, Strategy, Target,
+    Alarm, IoUring, PinError, PinErrorKind, PinReport, Pinned, Pinner, Placement, Populate,
+    Strategy, Target,
 };
 
 use super::{
-    args::{PinArgs, StrategyName, TargetName},
+    args::{PinArgs, PlacementName, StrategyName, TargetName},
     device,
     exit::Exit,
     json,
@@ -158,6 +159,13 @@ fn strategy(name: StrategyName) -> Strategy {
     }
 }
 
+fn placement(name: PlacementName) -> Placement {
+    match name {
+        PlacementName::Local => Placement::Local,
+        PlacementName::Spread => Placement::Spread,
+    }
+}
+
 impl From<Refused> for Failure<'_> {
     fn from(refused: Refused) -> Self {
         let Refused {
@@ -184,6 +192,13 @@ fn pin<T: Target>(
         .max_chunk(args.max_chunk)
         .check(!args.no_check)
         .cancel(interrupts.cancel.clone())
+        // Handlers see the signals, unless whoever started this process had them blocked.
+        .cancel_on_signals(true)
+        .placement(placement(args.placement))
+        .spread_cpus(args.spread_cpus)
+        .stuck(Alarm::AFTER, |helper| {
+            bar.warn(&format!("parapin: {helper}"))
+        })
         .progress(|progress| bar.show(progress));
     if let Some(threads) = args.threads {
         pinner = pinner.threads(threads);
@@ -299,6 +314,9 @@ fn show(args: &PinArgs, success: &Success<'_>) {
         print(&json::success(success));
     } else if !args.quiet {
         print(&text::success(success));
+        if args.explain {
+            print(&text::explain(success.report));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 //! The progress bar, on standard error and only where that is a terminal.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parapin::Progress;
@@ -28,6 +28,13 @@ impl Bar {
 
     pub(crate) fn show(&self, progress: Progress) {
         self.0.set_position(progress.done);
+    }
+
+    /// Prints a line beside the bar, also where the bar is hidden.
+    pub(crate) fn warn(&self, line: &str) {
+        self.0.suspend(|| {
+            let _ = writeln!(io::stderr().lock(), "{line}");
+        });
     }
 
     pub(crate) fn clear(&self) {

@@ -5,9 +5,11 @@
 use std::{fmt::Write, time::Duration};
 
 use parapin::{PinReport, Unpinned};
+use pinning::Priority;
 
 use super::{
     human,
+    limits::{self, Looked},
     pin::{Failure, Success},
 };
 
@@ -97,9 +99,13 @@ fn speed(text: &mut String, report: &PinReport) -> std::fmt::Result {
     } else {
         String::new()
     };
+    let at_times = match report.job.fewest_threads {
+        fewest if fewest < report.job.threads => format!(", {fewest} at times"),
+        _ => String::new(),
+    };
     writeln!(
         text,
-        "  threads    {}{fewer}, limited by {}{}",
+        "  threads    {}{at_times}{fewer}, limited by {}{}",
         report.job.threads,
         report.job.limited_by.name(),
         source(report)
@@ -117,15 +123,42 @@ fn speed(text: &mut String, report: &PinReport) -> std::fmt::Result {
 
 /// Where the deciding limit was read, if it was read somewhere.
 fn source(report: &PinReport) -> String {
-    report
-        .cpu
-        .limits()
-        .iter()
-        .filter(|limit| limit.name == report.job.limited_by.name())
-        .min_by_key(|limit| limit.allows)
-        .map_or_else(String::new, |limit| {
-            format!(": {} ({})", limit.value, limit.source.display())
+    limits::all(report)
+        .into_iter()
+        .find(|looked| looked.decides)
+        .map_or_else(String::new, |looked| {
+            format!(": {} ({})", looked.value, looked.source)
         })
+}
+
+/// Every limit that was looked at, as a table.
+pub(crate) fn explain(report: &PinReport) -> String {
+    let mut text = String::from("limits that were looked at:\n");
+    for looked in limits::all(report) {
+        let threads = match (looked.threads, looked.decides) {
+            (Some(threads), true) => format!("{} ◄", count(threads, "thread")),
+            (Some(threads), false) => count(threads, "thread"),
+            (None, _) => String::new(),
+        };
+        let Looked {
+            name,
+            value,
+            source,
+            ..
+        } = looked;
+        let _ = writeln!(text, "  {name:<20} {threads:<14} {value:<24} {source}");
+    }
+    let why = match report.job.priority {
+        Priority::OneByOne => {
+            "helpers are raised to the caller's priority one by one when it has run out of work"
+        }
+        _ => {
+            "helpers stay as nice as they are (no CAP_SYS_NICE, no RLIMIT_NICE, or a system call filter): small chunks \
+             bound what a starved one delays"
+        }
+    };
+    let _ = write!(text, "priority: {}: {why}", report.job.priority.name());
+    text
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

@@ -23,18 +23,19 @@ pub(crate) type File = (&'static str, &'static str);
 
 pub(crate) const DEVICE: &str = "0000:01:00.0";
 
-/// What every host has: a process without privileges, on 8 CPUs, in a cgroup of version 2 without limits.
+/// What every host has: a process without privileges, on 8 CPUs of 2 nodes, in a cgroup of version 2 without limits.
 pub(crate) const BASE: &[File] = &[
     (
         "proc/self/status",
         "VmLck:\t0 kB\nVmPin:\t0 kB\nVmRSS:\t9 kB\nCapEff:\t0000000000000000\nCpus_allowed_list:\t0-7\n\
-         THP_enabled:\t1\nSeccomp:\t0\n",
+         Mems_allowed_list:\t0-1\nTHP_enabled:\t1\nSeccomp:\t0\n",
     ),
     (
         "proc/self/limits",
         "Max locked memory  unlimited unlimited bytes\n",
     ),
     ("proc/self/ns/user", "-> user:[4026531837]"),
+    ("proc/self/ns/cgroup", "-> cgroup:[4026531835]"),
     ("proc/self/cgroup", "0::/vmm\n"),
     (
         "proc/self/mountinfo",
@@ -48,7 +49,13 @@ pub(crate) const BASE: &[File] = &[
     ("proc/cmdline", "root=/dev/sda1 intel_iommu=on\n"),
     ("proc/interrupts", "  CPU0\n 4: 1 IR-IO-APIC 4-edge ttyS0\n"),
     ("sys/devices/system/cpu/online", "0-7\n"),
+    ("sys/devices/system/node/online", "0-1\n"),
+    ("sys/devices/system/node/has_memory", "0-1\n"),
+    ("sys/devices/system/node/node0/cpulist", "0-3\n"),
+    ("sys/devices/system/node/node1/cpulist", "4-7\n"),
+    ("proc/sys/kernel/sched_autogroup_enabled", "1\n"),
     ("sys/fs/cgroup/vmm/cpu.weight", "100\n"),
+    ("sys/fs/cgroup/vmm/cpu.idle", "0\n"),
     (
         "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
         "0\n",

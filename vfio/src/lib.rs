@@ -37,6 +37,7 @@ mod iova_space;
 mod mapped;
 mod page_size;
 mod payoff;
+mod policy;
 mod populate;
 mod regions;
 #[cfg(feature = "vfio-ioctls")]
@@ -59,6 +60,7 @@ pub use iommufd::{Attachment, IoasInfo, IoasMapper, Iommufd};
 pub use iova_space::IovaSpace;
 pub use mapped::{Mapped, Mapper, SharedFd};
 pub use page_size::PageSize;
+pub use policy::{MemoryPolicy, PolicyMode};
 pub use populate::{Populate, PopulateMethod, Populating};
 pub use regions::{Addressing, Placed, Regions, RegionsError};
 #[cfg(feature = "vfio-ioctls")]

@@ -2,12 +2,14 @@
 
 //! [`Regions`]: the memory of one guest, checked and in IOVA order.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use pinning::{Chunk, Job, JobError, Range};
 use thiserror::Error;
 
-use crate::{Backing, Hva, Iova, PageSize, Region, Survey, SurveyError, survey};
+use crate::{
+    Backing, Hva, Iova, MemoryPolicy, PageSize, Region, Survey, SurveyError, policy, survey,
+};
 
 /// Which of its two addresses a target works with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,6 +110,28 @@ impl Regions {
         )
     }
 
+    /// The memory policy behind each region; `None` where parts of it have different ones.
+    ///
+    /// # Errors
+    /// The list of mappings and policies cannot be read, as on a kernel without NUMA.
+    pub fn policies(&self) -> io::Result<Vec<Option<MemoryPolicy>>> {
+        policy::policies(self)
+    }
+
+    /// The same regions; those that do not say on which node their pages land take it from `nodes`, in IOVA order.
+    #[must_use]
+    pub fn with_nodes(&self, nodes: impl IntoIterator<Item = Option<u32>>) -> Self {
+        Self(
+            self.iter()
+                .zip(nodes)
+                .map(|(region, node)| match (region.node(), node) {
+                    (None, Some(node)) => region.clone().on_node(node),
+                    _ => region.clone(),
+                })
+                .collect(),
+        )
+    }
+
     /// The same memory in fewer regions: neighbours that continue each other in both addresses, in their file, and in
     /// all that is known of them, become one.
     ///
@@ -149,7 +173,8 @@ impl Regions {
             .iter()
             .map(|region| {
                 let start = start(region, addressing);
-                Range::new(start, region.size(), alignment(region, addressing))
+                let range = Range::new(start, region.size(), alignment(region, addressing))?;
+                Ok(range.on_node(region.node()))
             })
             .collect::<Result<Vec<_>, _>>()?;
         Job::new(ranges)

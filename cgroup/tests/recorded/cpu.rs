@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use cgroup::{CpuBudget, CpuLimit, Throttle};
+use cgroup::{CpuBudget, CpuLimit, CpuWatch, Throttle};
 
 use crate::{limit_lines, problem_lines, tree};
 
@@ -36,6 +36,10 @@ fn assert_outcome(name: &str, expected: &Outcome<'_>) {
         "threads of {name}"
     );
     assert_eq!(budget.limited_by(), expected.limited_by, "limit of {name}");
+    let mut watch = CpuWatch::new(tree(name));
+    for _ in 0..2 {
+        assert_eq!(watch.read(), budget, "watch of {name}");
+    }
     let throttle = expected.throttle.map(|(periods, nanos)| Throttle {
         periods,
         time: Duration::from_nanos(nanos),

@@ -7,6 +7,8 @@
 mod check;
 mod cpu;
 mod memory;
+mod nodes;
+mod pending;
 
 use std::path::Path;
 

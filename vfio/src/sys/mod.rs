@@ -10,6 +10,7 @@ pub(crate) mod ioas;
 pub(crate) mod mapping;
 #[cfg(feature = "vfio-ioctls")]
 pub(crate) mod ops;
+pub(crate) mod policy;
 pub(crate) mod region;
 pub(crate) mod ring;
 pub(crate) mod type1;

@@ -32,6 +32,7 @@ pub struct Region {
     backing: Option<Backing>,
     file: Option<(Arc<File>, u64)>,
     read_only: bool,
+    node: Option<u32>,
     /// Keeps the memory alive.
     owner: Option<Owner>,
 }
@@ -100,6 +101,7 @@ impl Region {
             backing: None,
             file: None,
             read_only: false,
+            node: None,
             owner: None,
         })
     }
@@ -164,6 +166,20 @@ impl Region {
         self.read_only
     }
 
+    /// Says which memory node its pages land on, so that this need not be looked up and helpers near it do it first. It
+    /// moves no page: that is mbind(2), or the thread's policy.
+    #[must_use]
+    pub fn on_node(mut self, node: u32) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// The memory node that its pages land on, where that is known.
+    #[must_use]
+    pub fn node(&self) -> Option<u32> {
+        self.node
+    }
+
     /// The file behind it and where in that it begins, where this is known.
     pub(crate) fn file(&self) -> Option<(&Arc<File>, u64)> {
         self.file.as_ref().map(|(file, offset)| (file, *offset))
@@ -188,6 +204,7 @@ impl Region {
             && follows(self.hva().0.checked_add(self.size()), next.hva().0)
             && self.backing == next.backing
             && self.read_only == next.read_only
+            && self.node == next.node
             && same_file
             && same_owner;
         let size = self.size.checked_add(next.size.get())?;
