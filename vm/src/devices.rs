@@ -8,12 +8,6 @@ use parapin_vm::Job;
 
 const DRIVER: &str = "vfio-pci";
 
-/// Whether the kernel was booted to use the IOMMU.
-pub(crate) fn have_iommu() -> bool {
-    let options = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    !options.contains("intel_iommu=off")
-}
-
 /// Returns what did not work; the suite says the rest.
 pub(crate) fn give_to_vfio() -> Vec<String> {
     let tries = Job::DEVICES.iter().map(|address| (address, bind(address)));

@@ -4,6 +4,8 @@
 
 use std::fmt::{self, Display, Write};
 
+use crate::Boot;
+
 /// What the guest does before it powers itself off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -54,13 +56,17 @@ impl Job {
     /// The PCI addresses of the devices that are given to vfio-pci.
     pub const DEVICES: [&str; 2] = ["0000:00:02.0", "0000:00:03.0"];
 
-    /// What tests have in their names that need a machine whose kernel leaves the IOMMU alone; they get a boot of their own.
-    pub const WITHOUT_IOMMU: &str = "without_iommu";
-
-    /// Whether a test of this name belongs to a boot with the IOMMU, or without.
+    /// The boots that have some of `tests` to run, in their order.
     #[must_use]
-    pub fn belongs(name: &str, iommu: bool) -> bool {
-        name.contains(Self::WITHOUT_IOMMU) != iommu
+    pub fn boots(&self, tests: &[String]) -> Vec<Boot> {
+        let has_some = |boot: &Boot| tests.iter().any(|test| self.selects_in(*boot, test));
+        Boot::ALL.into_iter().filter(has_some).collect()
+    }
+
+    /// Whether the test of this name is to run in this boot.
+    #[must_use]
+    pub fn selects_in(&self, boot: Boot, name: &str) -> bool {
+        self.selects(name) && Boot::of_test(name) == boot
     }
 
     /// Whether something of this name is to run.
@@ -162,10 +168,18 @@ mod tests {
     }
 
     #[test]
-    fn a_name_says_which_boot_a_test_belongs_to() {
-        assert!(Job::belongs("vm_pins::memfd", true) && !Job::belongs("vm_pins::memfd", false));
-        let mock = "vm_faults::mock_domain_without_iommu";
-        assert!(Job::belongs(mock, false) && !Job::belongs(mock, true));
+    fn only_what_has_something_to_run_is_booted() {
+        let tests = ["a::b", "a::c_cgroup_v1", "d::e_without_iommu"].map(str::to_owned);
+        let boots = |filters: &[&str]| {
+            let mut job = Job::parse("mode test\nseconds 1\n").unwrap();
+            job.filters = filters.iter().map(|&filter| filter.to_owned()).collect();
+            job.boots(&tests)
+        };
+        assert_eq!(boots(&[]), Boot::ALL);
+        assert_eq!(boots(&["a::"]), [Boot::Usual, Boot::CgroupV1]);
+        assert_eq!(boots(&["c_"]), [Boot::CgroupV1]);
+        assert_eq!(boots(&["d::"]), [Boot::WithoutIommu]);
+        assert_eq!(boots(&["f"]), []);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::sys::reboot::{RebootMode, reboot};
-use parapin_vm::{Job, Mode};
+use parapin_vm::{Boot, Job, Mode};
 
 use results::Results;
 
@@ -57,23 +57,30 @@ fn main() -> ExitCode {
 fn work(port: &mut Option<Results>) -> Result<()> {
     mounts::early()?;
     let results = port.insert(Results::open()?);
-    mounts::late()?;
+    let boot = this_boot()?;
+    mounts::late(boot)?;
     let job =
         fs::read_to_string(Job::FILE).with_context(|| format!("cannot read {}", Job::FILE))?;
     let job = Job::parse(&job)?;
     // Without an IOMMU vfio-pci refuses them, and no test there wants them.
-    if devices::have_iommu() {
+    if boot.has_iommu() {
         for problem in devices::give_to_vfio() {
             results.note(problem);
         }
     }
     results.note(booted());
     match job.mode {
-        Mode::Test => suite::run(&job, results),
+        Mode::Test => suite::run(&job, boot, results),
         Mode::Bench => bench::run(&job, results),
         Mode::Script => shell::script(&job, results),
         Mode::Shell => shell::interactive(),
     }
+}
+
+fn this_boot() -> Result<Boot> {
+    let options =
+        fs::read_to_string("/proc/cmdline").context("cannot read the kernel's options")?;
+    Boot::of_options(&options).with_context(|| format!("no boot is named: {}", options.trim()))
 }
 
 /// Which kernel this is, and how long it took to come here.

@@ -5,10 +5,9 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
-use parapin_vm::{Ended, Job, Verdict, announcements, complaints, names, verdict};
+use parapin_vm::{Boot, Ended, Job, Verdict, announcements, complaints, names, verdict};
 
 use crate::{
-    devices,
     kernel_messages::KernelMessages,
     process::{self, Finished},
     program::{all_in, command, name_of},
@@ -18,12 +17,12 @@ use crate::{
 /// How long a program may take to say which tests it has.
 const LISTING: Duration = Duration::from_secs(60);
 
-pub(crate) fn run(job: &Job, results: &mut Results) -> Result<()> {
-    let iommu = devices::have_iommu();
+/// Runs what the job selects of this boot's tests.
+pub(crate) fn run(job: &Job, boot: Boot, results: &mut Results) -> Result<()> {
     let mut kernel = KernelMessages::open()?;
-    let boot = complaints(&kernel.new_ones(), &[]);
-    if !boot.is_empty() {
-        results.ended("boot", Verdict::Fail(boot.join("; ")));
+    let early = complaints(&kernel.new_ones(), &[]);
+    if !early.is_empty() {
+        results.ended("boot", Verdict::Fail(early.join("; ")));
     }
     for program in all_in(Job::TESTS)? {
         let name = name_of(&program);
@@ -31,7 +30,7 @@ pub(crate) fn run(job: &Job, results: &mut Results) -> Result<()> {
             Ok(tests) => {
                 for test in tests {
                     let full = format!("{name}::{test}");
-                    if job.selects(&full) && Job::belongs(&full, iommu) {
+                    if job.selects_in(boot, &full) {
                         run_one(job, (&program, &test, &full), &mut kernel, results);
                     }
                 }

@@ -7,7 +7,7 @@
 
 use std::{path::Path, process::Command};
 
-use parapin_vm::{Job, Mode};
+use parapin_vm::{Boot, Job, Mode};
 
 use super::child::tied;
 
@@ -20,8 +20,7 @@ pub(crate) struct Machine<'a> {
     pub(crate) share: &'a Path,
     /// Takes what the kernel prints.
     pub(crate) console: &'a Path,
-    /// Whether the kernel uses the IOMMU.
-    pub(crate) iommu: bool,
+    pub(crate) boot: Boot,
 }
 
 /// 4 CPUs on 2 nodes, so that tests find both.
@@ -132,9 +131,8 @@ impl Machine<'_> {
             .arg(self.initramfs);
         // At a terminal the kernel's chatter would be in the way.
         let verbosity = if mode == Mode::Shell { " quiet" } else { "" };
-        let iommu = if self.iommu { "on" } else { "off" };
         qemu.arg("-append")
-            .arg(format!("{KERNEL} intel_iommu={iommu}{verbosity}"));
+            .arg(format!("{KERNEL} {}{verbosity}", self.boot.options()));
         qemu
     }
 
@@ -156,14 +154,14 @@ fn option(before: &str, path: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn line(mode: Mode) -> String {
+    fn line(mode: Mode, boot: Boot) -> String {
         let path = Path::new("/a,b");
         let machine = Machine {
             kernel: path,
             initramfs: path,
             share: path,
             console: path,
-            iommu: mode == Mode::Test,
+            boot,
         };
         let command = machine.command(mode);
         let words: Vec<_> = command
@@ -175,18 +173,25 @@ mod tests {
 
     #[test]
     fn devices_are_where_the_tests_look_for_them() {
-        let line = line(Mode::Test);
+        let line = line(Mode::Test, Boot::Usual);
         assert!(
             line.contains("edu,addr=2.0,") && line.contains("edu,addr=3.0,"),
             "{line}"
         );
         assert!(line.contains("path=/a,,b"), "{line}");
-        assert!(line.contains("intel_iommu=on"), "{line}");
+    }
+
+    #[test]
+    fn the_kernel_is_told_which_boot_it_is() {
+        for boot in Boot::ALL {
+            let line = line(Mode::Test, boot);
+            assert_eq!(Boot::of_options(&line), Some(boot), "{line}");
+        }
     }
 
     #[test]
     fn benches_have_one_node() {
-        assert!(line(Mode::Test).contains("-numa"));
-        assert!(!line(Mode::Bench).contains("-numa"));
+        assert!(line(Mode::Test, Boot::Usual).contains("-numa"));
+        assert!(!line(Mode::Bench, Boot::Usual).contains("-numa"));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use parapin_vm::{Job, Mode};
+use parapin_vm::{Boot, Job, Mode};
 
 use super::{
     cache,
@@ -53,9 +53,9 @@ impl Session {
     pub(crate) fn run(&self) -> Result<bool> {
         let (files, programs) = self.prepare()?;
         let mut relay = Relay::new(self.job.mode);
-        for iommu in self.boots(&programs)? {
+        for boot in self.boots(&programs)? {
             relay.power_on();
-            if let Some(cause) = self.power_on(&files, iommu, &mut relay)? {
+            if let Some(cause) = self.power_on(&files, boot, &mut relay)? {
                 relay.lose(&cause);
             }
         }
@@ -77,17 +77,12 @@ impl Session {
         Ok(summary.failed == 0)
     }
 
-    /// Whether the kernel uses the IOMMU, for each boot that has anything to do.
-    fn boots(&self, programs: &Programs) -> Result<Vec<bool>> {
+    /// The boots that have anything to do.
+    fn boots(&self, programs: &Programs) -> Result<Vec<Boot>> {
         if self.job.mode != Mode::Test {
-            return Ok(vec![true]);
+            return Ok(vec![Boot::Usual]);
         }
-        let tests = programs::list(&programs.tests)?;
-        let has_some = |iommu: &bool| {
-            let mut tests = tests.iter();
-            tests.any(|test| self.job.selects(test) && Job::belongs(test, *iommu))
-        };
-        Ok([true, false].into_iter().filter(has_some).collect())
+        Ok(self.job.boots(&programs::list(&programs.tests)?))
     }
 
     /// Boots with the console at this terminal, until the shell is left.
@@ -98,7 +93,7 @@ impl Session {
             files.share().display()
         );
         let status = files
-            .with_machine(true, |machine| machine.at_terminal())
+            .with_machine(Boot::Usual, |machine| machine.at_terminal())
             .status()
             .context("cannot start QEMU")?;
         Ok(status.success())
@@ -131,10 +126,10 @@ impl Session {
     }
 
     /// Returns why there was no summary, if so.
-    fn power_on(&self, files: &Files, iommu: bool, relay: &mut Relay) -> Result<Option<String>> {
+    fn power_on(&self, files: &Files, boot: Boot, relay: &mut Relay) -> Result<Option<String>> {
         let begin = Instant::now();
         let errors = fs::File::create(files.errors()).context("cannot write QEMU's messages")?;
-        let mut command = files.with_machine(iommu, |machine| machine.command(self.job.mode));
+        let mut command = files.with_machine(boot, |machine| machine.command(self.job.mode));
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -227,13 +222,13 @@ impl Files {
         fs::create_dir_all(&share).with_context(|| format!("cannot make {}", share.display()))
     }
 
-    fn with_machine<T>(&self, iommu: bool, make: impl FnOnce(&Machine<'_>) -> T) -> T {
+    fn with_machine<T>(&self, boot: Boot, make: impl FnOnce(&Machine<'_>) -> T) -> T {
         make(&Machine {
             kernel: &self.kernel,
             initramfs: &self.initramfs(),
             share: &self.share(),
             console: &self.console(),
-            iommu,
+            boot,
         })
     }
 }
