@@ -154,7 +154,7 @@ fn one_thread_maps_where_the_kernel_would_serialise() {
         let pinned = pinner()
             .pin(&target(&container, strategy), &regions())
             .unwrap();
-        assert_eq!(pinned.report().job.threads, 2);
+        assert_eq!(pinned.report().job.helpers_started, 1);
         let callers = container.callers.lock().unwrap().clone();
         assert!(
             callers

@@ -10,12 +10,13 @@ use crate::{
     root::Root,
 };
 
-/// Throttling of a control group since it was made.
+/// Throttling of a control group and its visible ancestors since they were made.
 ///
 /// # Gotchas
 ///
-/// The kernel counts in the group whose own quota ran out. Where only an ancestor has a quota, its
-/// throttling is not counted here.
+/// The kernel counts in the group whose own quota ran out, so that all levels are added up. An
+/// ancestor is throttled for what its other groups use, too: this says what held the thread up, not
+/// who is to blame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttle {
     /// Periods in which the group was throttled.
@@ -32,13 +33,17 @@ impl Throttle {
 
     /// The throttling that the files below `root` describe.
     ///
-    /// A group without the CPU controller is throttled with its nearest ancestor that has it.
+    /// None if no level has the counters, as in the root group.
     pub fn read(root: &Root) -> Option<Self> {
         // Why there is no group is told by the budget.
         let group = Group::find(root, Controller::Cpu, &mut Vec::new())?;
-        group.levels.iter().find_map(|level| {
+        let levels = group.levels.iter().filter_map(|level| {
             let stat = root.text(&level.join("cpu.stat")).ok()?;
             parse(&stat)
+        });
+        levels.reduce(|one, other| Self {
+            periods: one.periods.saturating_add(other.periods),
+            time: one.time.saturating_add(other.time),
         })
     }
 

@@ -38,6 +38,12 @@ pub(crate) fn is_root() -> bool {
     fs::File::open("/proc/1/mem").is_ok() || status("Uid:").split_whitespace().next() == Some("0")
 }
 
+/// Whether this process may make a thread less nice again (CAP_SYS_NICE; see capabilities(7)).
+pub(crate) fn may_rise() -> bool {
+    let effective = u64::from_str_radix(&status("CapEff:"), 16).unwrap();
+    effective & (1 << 23) != 0
+}
+
 /// The rest of a line of /proc/self/status.
 pub(crate) fn status(key: &str) -> String {
     field(&fs::read_to_string("/proc/self/status").unwrap(), key).unwrap()

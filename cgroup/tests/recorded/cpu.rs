@@ -93,7 +93,7 @@ fn hybrid() {
             "cfs-quota | 400000 100000 | 4 | /sys/fs/cgroup/cpu,cpuacct/user.slice/cpu.cfs_quota_us",
         ],
         problems: &[],
-        throttle: Some((1, 5000)),
+        throttle: Some((2, 10_000)),
     };
     assert_outcome("hybrid", &expected);
 }
@@ -143,7 +143,7 @@ fn nested_with_a_tighter_parent() {
             "cfs-quota | 400000 100000 | 4 | /mnt/control groups/tenant/cpu.max",
         ],
         problems: &[],
-        throttle: Some((2, 40_000)),
+        throttle: Some((92, 7_040_000)),
     };
     assert_outcome("nested", &expected);
 }
