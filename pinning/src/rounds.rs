@@ -250,6 +250,12 @@ impl<'w, 'c> Rounds<'w, 'c> {
     }
 }
 
+impl Drop for Rounds<'_, '_> {
+    fn drop(&mut self) {
+        self.done();
+    }
+}
+
 /// Since when the job may have waited for who works at `desk`, and at what; `None` for who is between two pieces.
 fn waited_for(desk: &Desk) -> Option<(Duration, Option<(u64, u64)>)> {
     match desk.seat() {
