@@ -114,7 +114,9 @@ impl Locality {
         if !self.policy.is_local() {
             return Wanted::Callers(self.policy.clone());
         }
-        match (self.placement, self.home) {
+        // The kernel refuses to prefer a node without memory, or one that cpuset.mems does not allow.
+        let home = self.home.filter(|&home| self.nodes.is_allowed(home));
+        match (self.placement, home) {
             (Placement::Local, Some(home)) => Wanted::Placement(MemoryPolicy::prefer(home)),
             (Placement::Local, None) => Wanted::Placement(MemoryPolicy::default_policy()),
             (Placement::Spread, _) => {

@@ -318,7 +318,8 @@ impl<'a> Pinner<'a> {
         work: &W,
         notes: &mut Vec<String>,
     ) -> Result<Finished, RunError<W::Error>> {
-        let cancel = self.cancel.get_or_insert_with(CancelToken::new).clone();
+        // A token of its own for each job, if none is given: a pinner can be used again after a signal.
+        let cancel = self.cancel.clone().unwrap_or_default();
         let signals = self.signals.then(|| Signals::new(cancel.clone()));
         let (progress, stuck) = (&mut self.progress, &mut self.stuck);
         if let Some(signals) = &signals {

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use nix::sys::signal::{SigSet, Signal};
 use parapin::CancelToken;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -25,6 +26,9 @@ impl Interrupts {
         for signal in [SIGINT, SIGTERM] {
             flag::register(signal, cancel.flag())?;
         }
+        // Whoever started this may have had them blocked, and --hold would then wait for ever.
+        let ours = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+        ours.thread_unblock()?;
         Ok(Self { cancel, signals })
     }
 

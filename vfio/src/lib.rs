@@ -35,6 +35,7 @@ mod io_uring;
 mod iommufd;
 mod iova_space;
 mod mapped;
+mod page_map;
 mod page_size;
 mod payoff;
 mod policy;

@@ -4,10 +4,11 @@
 
 use std::{fs, io};
 
+use pinning::SystemCallFilters;
 use thiserror::Error;
 
 use crate::{
-    Backing, BackingKind, Hva, PageSize, Region, Regions,
+    Backing, BackingKind, Hva, PageSize, Region, Regions, page_map,
     smaps::{self, Vma},
 };
 
@@ -52,9 +53,18 @@ impl Survey {
         let text = fs::read("/proc/self/smaps").map_err(|source| SurveyError::Read { source })?;
         // Names of mapped files may be any bytes; they are not looked at.
         let vmas = smaps::parse(&String::from_utf8_lossy(&text), pmd_size());
+        // A VMM's filter may kill for mincore.
+        let filtered = !SystemCallFilters::of_caller().are_none();
+        let count = |region: &Region, offset, size| {
+            if filtered {
+                page_map::resident(region.hva().0 + offset, size)
+            } else {
+                region.resident(offset, size)
+            }
+        };
         regions
             .iter()
-            .map(|region| survey(region, &vmas, |offset, size| region.resident(offset, size)))
+            .map(|region| survey(region, &vmas, |offset, size| count(region, offset, size)))
             .collect::<Result<_, _>>()
             .map(Self)
     }
