@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use pinning::{Budget, Chunk, Crew, Released, SystemCallFilters};
+use pinning::{Budget, Chunk, Crew, RELEASE_CHUNK, Released, SystemCallFilters};
 use thiserror::Error;
 use vfio::{Iova, PinFault, Placed, Regions, Session, Target};
 
@@ -163,8 +163,12 @@ impl<T: Target> Pinned<T> {
             Some(crew) => Some(&**crew),
             None if !unfiltered => None,
             None => {
-                let threads = live.allowance().threads.get().min(self.report.job.threads);
-                own_crew = (threads > 1).then(|| Crew::new(threads - 1, self.report.nice));
+                let bytes: u64 = chunks.iter().map(Chunk::size).sum();
+                let worth = usize::try_from(bytes / RELEASE_CHUNK).unwrap_or(usize::MAX);
+                let allowed = live.allowance().threads.get();
+                let threads = allowed.min(self.report.job.threads).min(worth);
+                own_crew =
+                    (threads > 1).then(|| Crew::new(threads - 1, self.report.nice).detached());
                 own_crew.as_ref()
             }
         };

@@ -263,7 +263,8 @@ impl<'a> Pinner<'a> {
             .begin(&regions, &plan)
             .map_err(|fault| PinError::of_fault(fault, &regions, accounting))?;
         let helpers = plan.threads().get() - 1;
-        let own_crew = (self.crew.is_none() && helpers > 0).then(|| Crew::new(helpers, self.nice));
+        let own_crew =
+            (self.crew.is_none() && helpers > 0).then(|| Crew::new(helpers, self.nice).detached());
         let kept = self.crew.clone();
         let crew = own_crew.as_ref().or(kept.as_deref());
         let nice = crew.map_or(self.nice, Crew::nice);

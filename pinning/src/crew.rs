@@ -50,7 +50,7 @@ pub const NICEST: i32 = 19;
 /// another one runs on its own calling thread alone and reports [`Limit::Jobs`](crate::Limit::Jobs).
 ///
 /// Threads are named `parapin-1`, `parapin-2`, … They block all signals, so that none of the process's is handled on a
-/// thread that may get no CPU for a second. Dropping joins them.
+/// thread that may get no CPU for a second. Dropping joins them, unless the crew is [`detached`](Self::detached).
 #[derive(Debug)]
 pub struct Crew {
     id: u64,
@@ -59,6 +59,7 @@ pub struct Crew {
     members: Vec<Member>,
     wanted: usize,
     nice: i32,
+    detached: bool,
     /// System call filters that the thread which made the crew was under.
     filters: SystemCallFilters,
     /// The mask that all helpers have, where it is known; locked while the crew works.
@@ -97,6 +98,7 @@ impl Crew {
             members: Vec::new(),
             wanted: helpers,
             nice,
+            detached: false,
             filters: SystemCallFilters::of_caller(),
             mask: Mutex::new(Mask::of_caller().ok()),
         };
@@ -109,6 +111,16 @@ impl Crew {
             crew.members = pool.broadcast(|_| settle(id, nice));
         }
         crew
+    }
+
+    /// The same crew, which does not wait for its threads to end when it is dropped.
+    ///
+    /// They have left every job by then and hold nothing of it; but a niced thread beside busy neighbours needs a fifth of
+    /// a second for its last step, and that is what a crew for a single job would make its owner wait for.
+    #[must_use]
+    pub fn detached(mut self) -> Self {
+        self.detached = true;
+        self
     }
 
     /// Threads that were asked for.
@@ -206,6 +218,9 @@ impl Crew {
 impl Drop for Crew {
     fn drop(&mut self) {
         self.pool = None;
+        if self.detached {
+            self.threads.clear();
+        }
         let me = thread::current().id();
         for thread in self.threads.drain(..) {
             // A helper that drops the last handle of its own crew must not wait for itself.

@@ -19,8 +19,9 @@ use crate::{
     Chunk, Plan, Sealing,
     bits::Bits,
     ledger::Ledger,
-    pace::Pace,
+    pace::{Pace, Shown},
     ready::Ready,
+    record::Record,
     sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
@@ -39,6 +40,8 @@ pub(crate) struct Piece {
 pub(crate) struct Hand {
     worker: usize,
     late: Duration,
+    /// What it has shown of itself.
+    pub(crate) record: Record,
     /// Slices of the worker's own chunk that it has not looked at yet.
     own: (u32, u32),
     /// No slice from here on is free; meaningful once all cursors have reached their ends.
@@ -53,10 +56,19 @@ impl Hand {
         Self {
             worker,
             late,
+            record: Record::new(late),
             own: (0, 0),
             free_below: None,
             // Who is at home nowhere begins where few others do.
             group: group.unwrap_or(worker),
+        }
+    }
+
+    /// What the pace goes by for this worker alone.
+    fn shown(&self) -> Shown {
+        match self.record.rate() {
+            Some(rate) => Shown::Rate(rate),
+            None => Shown::Late(self.late),
         }
     }
 }
@@ -122,7 +134,7 @@ impl<'p> HandOut<'p> {
             if self.stopped()
                 || !self
                     .pace
-                    .worthwhile(hand.worker, unclaimed, step, hand.late)
+                    .worthwhile(hand.worker, unclaimed, step, hand.shown())
             {
                 return None;
             }
@@ -171,7 +183,10 @@ impl<'p> HandOut<'p> {
 
     /// Takes the next chunk off a cursor: that of the hand's home, as long as it lasts, then those of others.
     fn draw(&self, hand: &mut Hand, unclaimed: u64) -> Drawn {
-        let share = self.pace.share(hand.worker, unclaimed, self.plan.chunk());
+        let mut share = self.pace.share(hand.worker, unclaimed, self.plan.chunk());
+        if hand.worker > 0 && !self.plan.layout().sliced() {
+            share = share.min(hand.record.trust());
+        }
         for _ in 0..self.cursors.len() {
             let cursor = &self.cursors[hand.group % self.cursors.len()];
             if let Some((cell, count)) = self.advance(cursor, share) {

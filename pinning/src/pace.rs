@@ -32,6 +32,15 @@ pub(crate) struct Pace {
     known: CachePadded<AtomicU64>,
 }
 
+/// What a worker goes by for itself alone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Shown {
+    /// It has done nothing yet, and took so long to ask for the first time.
+    Late(Duration),
+    /// Its rate since it began, pauses included.
+    Rate(u64),
+}
+
 /// The rates of one worker; 0 while not known, and after it has left.
 #[derive(Debug, Default)]
 struct Rate {
@@ -81,15 +90,14 @@ impl Pace {
 
     /// Whether the job ends no later if `worker` does another piece, with `unclaimed` bytes that nobody has begun.
     ///
-    /// `step` is the most that cannot be taken over by somebody else once it is begun, and `late` how long the worker
-    /// took to ask for the first time: while its rate is not known, that is the only sign of starvation. The caller
-    /// (worker 0) always goes on, so that the queue is drained whatever the helpers do.
+    /// `step` is the most that cannot be taken over by somebody else once it is begun. The caller (worker 0) always goes
+    /// on, so that the queue is drained whatever the helpers do.
     pub(crate) fn worthwhile(
         &self,
         worker: usize,
         unclaimed: u64,
         step: u64,
-        late: Duration,
+        shown: Shown,
     ) -> bool {
         let (sure, smooth) = (self.sure(worker), self.smooth(worker));
         let others = self.sure.load(Ordering::Relaxed).saturating_sub(sure);
@@ -99,9 +107,13 @@ impl Pace {
         // Beside what nobody has begun, each of the others has a piece in flight.
         let busy = self.known.load(Ordering::Relaxed) - u64::from(sure > 0);
         let without_me = estimate(unclaimed.saturating_add(step.saturating_mul(busy)), others);
-        match smooth {
-            0 => late <= without_me,
-            own => estimate(step.min(unclaimed), own) <= without_me,
+        match (smooth, shown) {
+            // While no rate is known, how late it woke up is the only sign of starvation.
+            (_, Shown::Late(late)) => late <= without_me,
+            (0, Shown::Rate(own)) => estimate(step.min(unclaimed), own) <= without_me,
+            (latest, Shown::Rate(own)) => {
+                estimate(step.min(unclaimed), own.min(latest)) <= without_me
+            }
         }
     }
 
@@ -168,7 +180,8 @@ mod tests {
     }
 
     fn goes_on(pace: &Pace, worker: usize, unclaimed: u64) -> bool {
-        pace.worthwhile(worker, unclaimed, 32 * MIB, Duration::ZERO)
+        // No worse than its latest pieces.
+        pace.worthwhile(worker, unclaimed, 32 * MIB, Shown::Rate(u64::MAX))
     }
 
     #[test]
@@ -199,6 +212,17 @@ mod tests {
         assert!(!goes_on(&pace, 1, 2968 * MIB));
         assert!(goes_on(&pace, 1, 3300 * MIB));
         assert!(goes_on(&pace, 0, 0), "the caller drains the queue");
+    }
+
+    #[test]
+    fn a_helper_that_is_fast_in_bursts_alone_leaves() {
+        let pace = pace(&[1000, 1000]);
+        let stays = |rate| pace.worthwhile(1, 900 * MIB, 32 * MIB, Shown::Rate(rate));
+        assert!(stays(1000 * MIB));
+        assert!(
+            !stays(10 * MIB),
+            "3.2 s for its step, 0.9 s for all the rest"
+        );
     }
 
     #[test]
@@ -241,7 +265,7 @@ mod tests {
     #[test]
     fn a_helper_that_woke_up_later_than_the_rest_will_take_does_not_begin() {
         let pace = pace(&[1000, 0]);
-        let begins = |late| pace.worthwhile(1, 468 * MIB, 32 * MIB, late);
+        let begins = |late| pace.worthwhile(1, 468 * MIB, 32 * MIB, Shown::Late(late));
         assert!(!begins(Duration::from_millis(600)));
         assert!(begins(Duration::from_millis(400)));
     }
@@ -253,7 +277,8 @@ mod tests {
             pace.measured(0, u64::MAX, Duration::ZERO);
             pace.measured(1, 0, Duration::MAX);
             for worker in 0..3 {
-                pace.worthwhile(worker, u64::MAX, u64::MAX, Duration::MAX);
+                pace.worthwhile(worker, u64::MAX, u64::MAX, Shown::Late(Duration::MAX));
+                pace.worthwhile(worker, u64::MAX, u64::MAX, Shown::Rate(1));
                 pace.share(worker, u64::MAX, u64::MAX);
             }
         }

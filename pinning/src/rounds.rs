@@ -60,8 +60,8 @@ impl<'w, 'c> Rounds<'w, 'c> {
         lease: Option<Lease<'c>>,
         share: Option<Share<'w>>,
         (threads, workers): (usize, usize),
+        nice: i32,
     ) -> Self {
-        let nice = Stat::of_caller().map_or(0, |stat| stat.nice);
         Self {
             ticker: Ticker::new(watch.progress, started, size),
             sealer: Sealer::default(),

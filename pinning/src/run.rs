@@ -13,7 +13,10 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::{
+    thread::sched_yield,
+    time::{ClockId, clock_gettime},
+};
 
 use crate::{
     CancelToken, Chunk, Crew, Finished, Helper, LeftPinned, Limit, Plan, Report, RunError,
@@ -22,6 +25,7 @@ use crate::{
     desk::Desk,
     hand_out::{Hand, HandOut, Piece},
     ledger::Undoable,
+    record::Record,
     rounds::{Masks, Rounds},
     sync::{AtomicU64, Condvar, Mutex, MutexGuard, Ordering, lock},
     task::{Stat, SystemCallFilters},
@@ -78,7 +82,14 @@ pub fn run<W: Work>(
         (threads, workers),
     );
     let begin = (job.started, plan.size());
-    let mut rounds = Rounds::new(watch, begin, lease, share, (threads, workers));
+    let mut rounds = Rounds::new(
+        watch,
+        begin,
+        lease,
+        share,
+        (threads, workers),
+        job.caller_nice,
+    );
     match pool {
         Some(pool) if helpers > 0 => {
             let help = |worker, member| job.help(worker, member);
@@ -148,6 +159,7 @@ pub(crate) struct Running<'a, W: Work> {
     pub(crate) started: Instant,
     pub(crate) turn: Turn,
     members: &'a [Member],
+    caller_nice: i32,
     /// Of helpers that do not simply have the caller's; locked while a helper or the caller applies one.
     masks: Mutex<Masks>,
     done: CachePadded<AtomicU64>,
@@ -177,6 +189,7 @@ impl<'a, W: Work> Running<'a, W> {
             started: Instant::now(),
             turn: Turn::new(threads),
             members,
+            caller_nice: Stat::of_caller().map_or(0, |stat| stat.nice),
             masks: Mutex::new(masks),
             done: CachePadded::new(AtomicU64::new(0)),
             failure: Mutex::new(None),
@@ -214,8 +227,7 @@ impl<'a, W: Work> Running<'a, W> {
 
     /// The calling thread's part.
     fn call(&self, rounds: &mut Rounds<'_, '_>) {
-        let nice = Stat::of_caller().map_or(0, |stat| stat.nice);
-        self.work_through(0, nice, |job| rounds.after_piece(job));
+        self.work_through(0, self.caller_nice, |job| rounds.after_piece(job));
         // All is begun, or the job stops: who waits for his turn waits for nothing.
         self.turn.close();
         rounds.wait(self);
@@ -278,8 +290,12 @@ impl<'a, W: Work> Running<'a, W> {
             node: self.plan.node_of(worker),
             ..WorkerReport::default()
         };
+        let niced = worker > 0 && nice > self.caller_nice;
         let cpu_before = cpu_time();
-        while self.has_turn(worker) {
+        while self.has_turn(worker, &mut hand) {
+            if niced && !self.gives_way(&mut hand) {
+                break;
+            }
             let Some(piece) = self.next(&mut hand) else {
                 break;
             };
@@ -293,6 +309,7 @@ impl<'a, W: Work> Running<'a, W> {
             let bytes = piece.chunk.size();
             let time = self.started.elapsed().saturating_sub(began);
             self.hand_out.pace.measured(worker, bytes, time);
+            hand.record.did(bytes, began + time);
             mine.bytes += bytes;
             mine.pieces += 1;
             mine.taken_over += u64::from(piece.taken_over);
@@ -304,13 +321,28 @@ impl<'a, W: Work> Running<'a, W> {
     }
 
     /// Waits for its turn, where more threads were planned than may work now. Returns whether there is one to come.
-    fn has_turn(&self, worker: usize) -> bool {
+    fn has_turn(&self, worker: usize, hand: &mut Hand) -> bool {
         if worker == 0 || self.turn.may_work(worker) {
             return true;
         }
         // Nobody shall count on its rate meanwhile.
         self.hand_out.pace.left(worker);
-        self.turn.wait(worker)
+        let goes_on = self.turn.wait(worker);
+        hand.record = Record::new(self.started.elapsed());
+        goes_on
+    }
+
+    /// Lets others have the CPU before a piece is begun. Returns whether a niced helper still gets enough of it.
+    ///
+    /// A piece then begins at the beginning of a slice of CPU time: a thread that is preempted in the middle of one holds
+    /// it, and `mmap_lock` with it, until the scheduler comes back to it, which takes a fifth of a second beside a busy
+    /// thread that is not niced.
+    fn gives_way(&self, hand: &mut Hand) -> bool {
+        let before = self.started.elapsed();
+        sched_yield();
+        let now = self.started.elapsed();
+        hand.record.gave_way(now.saturating_sub(before), now);
+        !hand.record.is_starved()
     }
 
     fn next(&self, hand: &mut Hand) -> Option<Piece> {

@@ -16,7 +16,7 @@ use std::{
 use pinning::{Allowance, Chunk, Constraints, Crew, Job, Plan, Range, Report, Watch, Work};
 
 /// Bytes that are worth a thread by default, also when they are taken back.
-const PIECE: u64 = Job::MIN_CHUNK;
+const PIECE: u64 = pinning::RELEASE_CHUNK;
 const ROUNDS: u64 = 8;
 
 /// A barrier that gives up after a while.
