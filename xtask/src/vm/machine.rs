@@ -21,6 +21,8 @@ pub(crate) struct Machine<'a> {
     /// Takes what the kernel prints.
     pub(crate) console: &'a Path,
     pub(crate) boot: Boot,
+    /// CPUs for benches.
+    pub(crate) cpus: u32,
 }
 
 /// 4 CPUs on 2 nodes, so that tests find both.
@@ -41,10 +43,8 @@ const FOR_TESTS: [&str; 14] = [
     "-device",
     "intel-iommu,intremap=on,caching-mode=off",
 ];
-/// 2 CPUs beside equal memory, so that times are even.
-const FOR_BENCHES: [&str; 6] = [
-    "-smp",
-    "2",
+/// CPUs beside equal memory, so that times are even.
+const FOR_BENCHES: [&str; 4] = [
     "-m",
     "3G",
     "-device",
@@ -109,6 +109,9 @@ impl Machine<'_> {
             Mode::Bench => &FOR_BENCHES[..],
             Mode::Test | Mode::Script | Mode::Shell => &FOR_TESTS[..],
         });
+        if mode == Mode::Bench {
+            qemu.arg("-smp").arg(self.cpus.to_string());
+        }
         for address in Job::DEVICES {
             // Function 0 of a slot of the root bus: `0000:00:02.0` is `2.0` here.
             let slot = address
@@ -162,6 +165,7 @@ mod tests {
             share: path,
             console: path,
             boot,
+            cpus: 2,
         };
         let command = machine.command(mode);
         let words: Vec<_> = command

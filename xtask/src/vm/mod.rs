@@ -64,11 +64,16 @@ pub(crate) struct Benches {
     /// How long one bench may take
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     limit: u64,
+    /// CPUs of the machine
+    #[arg(long, default_value_t = CPUS)]
+    cpus: u32,
     /// For the benches themselves: parts of names of rows, or `--test`
     #[arg(last = true)]
     arguments: Vec<String>,
 }
 
+/// CPUs of the machine for benches, no more than an ordinary host has.
+const CPUS: u32 = 2;
 /// How long one test may take.
 const LIMIT: u64 = 120;
 /// How long the commands of a script may take.
@@ -131,6 +136,7 @@ fn test(tests: &Tests) -> Result<bool> {
         job: job(Mode::Test, tests.limit, &tests.filters),
         script: None,
         whole: ALL_TESTS,
+        cpus: CPUS,
     };
     session.run()
 }
@@ -142,6 +148,7 @@ fn bench(benches: &Benches) -> Result<bool> {
         job,
         script: None,
         whole: ALL_BENCHES,
+        cpus: benches.cpus,
     };
     session.run()
 }
@@ -151,6 +158,7 @@ fn shell() -> Result<bool> {
         job: job(Mode::Shell, SCRIPT_LIMIT, &[]),
         script: None,
         whole: Duration::from_secs(SCRIPT_LIMIT + 300),
+        cpus: CPUS,
     };
     if io::stdin().is_terminal() {
         return session.at_terminal();

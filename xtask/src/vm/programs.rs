@@ -20,6 +20,8 @@ use crate::{
 const PREFIX: &str = "vm_";
 /// Tests that run anywhere, and see more inside: another kernel, cgroup v2, nobody else who pins.
 const ANYWHERE: [&str; 2] = ["memlock", "pins"];
+/// Benches of the same kind.
+const BENCHES_ANYWHERE: [&str; 1] = ["polite"];
 /// A triple of its own, so that flags for the programs do not reach procedural macros.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -56,7 +58,7 @@ pub(crate) fn for_tests(filters: &[String]) -> Result<Programs> {
 /// Builds the benches, with optimization, and what they need.
 pub(crate) fn for_benches() -> Result<Programs> {
     let mut benches = targets("bench")?;
-    benches.retain(|name| name.starts_with(PREFIX));
+    benches.retain(|name| name.starts_with(PREFIX) || BENCHES_ANYWHERE.contains(&name.as_str()));
     ensure!(
         !benches.is_empty(),
         "no bench of the package begins with `{PREFIX}`"

@@ -35,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 struct Files {
     directory: PathBuf,
     kernel: PathBuf,
+    cpus: u32,
     _lock: nix::fcntl::Flock<fs::File>,
 }
 
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     pub(crate) script: Option<String>,
     /// How long all of it may take.
     pub(crate) whole: Duration,
+    /// CPUs for benches.
+    pub(crate) cpus: u32,
 }
 
 impl Session {
@@ -109,6 +112,7 @@ impl Session {
         let files = Files {
             directory,
             kernel,
+            cpus: self.cpus,
             _lock: lock,
         };
         files.clear()?;
@@ -229,6 +233,7 @@ impl Files {
             share: &self.share(),
             console: &self.console(),
             boot,
+            cpus: self.cpus,
         })
     }
 }
