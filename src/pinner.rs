@@ -158,8 +158,8 @@ impl<'a> Pinner<'a> {
     /// the job; off by default.
     ///
     /// For a VMM that takes its signals through signalfd(2) or sigwait(3), and so has them blocked: while it pins it
-    /// does not come to look. A signal that has a handler is never pending. The token of [`cancel`](Self::cancel) is
-    /// raised.
+    /// does not come to look. A signal that is not blocked is never pending. The token of [`cancel`](Self::cancel), if one
+    /// was given, is raised.
     #[must_use]
     pub fn cancel_on_signals(mut self, on: bool) -> Self {
         self.signals = on;

@@ -192,7 +192,7 @@ fn pin<T: Target>(
         .max_chunk(args.max_chunk)
         .check(!args.no_check)
         .cancel(interrupts.cancel.clone())
-        // Handlers see the signals, unless whoever started this process had them blocked.
+        // For those without a handler here, where whoever started this process had them blocked.
         .cancel_on_signals(true)
         .placement(placement(args.placement))
         .spread_cpus(args.spread_cpus)

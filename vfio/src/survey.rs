@@ -116,7 +116,8 @@ fn survey(
             return Err(SurveyError::NotWritable { hva: Hva(at) });
         }
         let (from, to) = (vma.start.max(start), vma.end.min(end));
-        let resident = if (from, to) == (vma.start, vma.end) {
+        let nothing = vma.backing.kind == BackingKind::Anonymous && vma.resident == 0;
+        let resident = if nothing || (from, to) == (vma.start, vma.end) {
             vma.resident
         } else {
             // Uncounted means not there: the check then asks for more than is needed rather than for less.
