@@ -43,7 +43,12 @@ impl Pairs {
         } else {
             &ratios
         };
-        (quantile(numbers, 0.75) - quantile(numbers, 0.25)) / quantile(numbers, 0.5)
+        let range = quantile(numbers, 0.75) - quantile(numbers, 0.25);
+        match quantile(numbers, 0.5) {
+            // Counts that are mostly nothing.
+            0.0 => range,
+            median => range / median,
+        }
     }
 
     fn ratios(&self, compare: Compare) -> Vec<f64> {
