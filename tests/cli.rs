@@ -305,6 +305,35 @@ impl Drop for Running {
     }
 }
 
+/// `--explain` has every limit with its value and source, and marks the one that `--json` says bound.
+#[test]
+fn explain_names_every_limit_and_the_one_that_bound() {
+    let size = ["pin", "--target", "populate", "--size", "64M"];
+    let output = json(parapin(&size).args(["--threads", "1", "--json"]), 0);
+    let text = parapin(&size)
+        .args(["--threads", "1", "--explain"])
+        .output()
+        .unwrap();
+    assert!(text.status.success(), "{}", describe(&text));
+    let text = String::from_utf8(text.stdout).unwrap();
+    let (_, table) = text.split_once("limits that were looked at:\n").unwrap();
+    let marked: Vec<&str> = table.lines().filter(|line| line.contains('◄')).collect();
+    let limits = output["limits"].as_array().unwrap();
+    let decides: Vec<&Value> = limits.iter().filter(|l| l["decides"] == true).collect();
+    assert_eq!((marked.len(), decides.len()), (1, 1), "{table}");
+    assert_eq!(decides[0]["name"], output["limited_by"]);
+    let first = marked[0].split_whitespace().next();
+    assert_eq!(first, output["limited_by"].as_str());
+    for limit in limits {
+        let (name, source) = (limit["name"].as_str(), limit["source"].as_str());
+        let (name, source) = (name.unwrap(), source.unwrap());
+        let listed = |line: &str| line.trim_start().starts_with(name) && line.ends_with(source);
+        assert!(table.lines().any(listed), "{name} of {source}: {table}");
+    }
+    let priority = format!("priority: {}: ", output["priority"].as_str().unwrap());
+    assert!(table.contains(&priority), "{table}");
+}
+
 #[test]
 fn ctrl_c_cancels_and_undoes() {
     let target = if cannot_pin(2 << 30) {
