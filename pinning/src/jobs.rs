@@ -58,6 +58,11 @@ pub(crate) struct Share<'j> {
 }
 
 impl Share<'_> {
+    /// Threads that the job may let work, its caller included.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// Takes or gives back threads, so that all jobs together stay within `budget`; this one keeps at least one.
     pub(crate) fn adjust(&mut self, budget: NonZeroUsize, wanted: usize) -> usize {
         let mine = self.threads;

@@ -24,6 +24,7 @@ use crate::{
     crew::{Lease, LeaseError, Member, run_on},
     desk::Desk,
     hand_out::{Hand, HandOut, Piece},
+    jobs::Share,
     ledger::Undoable,
     record::Record,
     rounds::{Masks, Rounds},
@@ -58,10 +59,8 @@ pub fn run<W: Work>(
         Err(kind) => return Err(not_started(kind)),
     };
     let workers = helpers + 1;
-    let mut share = watch.jobs.map(|jobs| jobs.join(plan.budget(), workers));
-    let threads = share
-        .as_mut()
-        .map_or(workers, |share| share.adjust(plan.budget(), workers));
+    let share = watch.jobs.map(|jobs| jobs.join(plan.budget(), workers));
+    let threads = share.as_ref().map_or(workers, Share::threads);
     if threads < workers {
         limited_by = Limit::Jobs;
     }
@@ -227,9 +226,10 @@ impl<'a, W: Work> Running<'a, W> {
 
     /// The calling thread's part.
     fn call(&self, rounds: &mut Rounds<'_, '_>) {
+        let closing = Closing(&self.turn);
         self.work_through(0, self.caller_nice, |job| rounds.after_piece(job));
         // All is begun, or the job stops: who waits for his turn waits for nothing.
-        self.turn.close();
+        drop(closing);
         rounds.wait(self);
     }
 
@@ -265,9 +265,6 @@ impl<'a, W: Work> Running<'a, W> {
         }
         let nice = self.members.get(member).map_or(0, |member| member.nice);
         self.work_through(worker, nice, |_| {});
-        if let Err(payload) = halt_unwinding(|| self.work.leave(&helper)) {
-            self.fail(Failure::Panic(payload));
-        }
     }
 
     /// Takes the place of a helper, and the mask that goes with it.
@@ -480,6 +477,16 @@ impl<W: Work> Drop for Leaving<'_, '_, W> {
         job.desks[*worker].leave();
         *lock(&job.helping) -= 1;
         job.news.notify_one();
+    }
+}
+
+/// Sends home who waits for his turn when it is dropped: the join of the helpers must not wait for them, whatever has
+/// happened to the caller.
+struct Closing<'t>(&'t Turn);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

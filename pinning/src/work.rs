@@ -18,7 +18,7 @@ pub enum Sealing {
     Last,
 }
 
-/// A helper that begins or ends its part of a job; only given to calls on its own thread.
+/// A helper that begins its part of a job; only given to a call on its own thread.
 #[derive(Debug)]
 pub struct Helper {
     pub(crate) worker: usize,
@@ -72,11 +72,6 @@ pub trait Work: Sync {
     fn enter(&self, helper: &Helper) -> bool {
         let _ = helper;
         true
-    }
-
-    /// Called on a helper after its last piece, if [`enter`](Self::enter) let it take part.
-    fn leave(&self, helper: &Helper) {
-        let _ = helper;
     }
 
     /// Completes a chunk that is run, where the plan was made with a [`Sealing`]; by default there is nothing to do.

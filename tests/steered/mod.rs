@@ -125,10 +125,6 @@ impl<S: Session> Work for Steering<S> {
         self.session.enter(helper)
     }
 
-    fn leave(&self, helper: &Helper) {
-        self.session.leave(helper);
-    }
-
     fn seal(&self, chunk: Chunk) -> Result<(), PinFault> {
         self.session.seal(chunk)
     }

@@ -294,10 +294,6 @@ impl<S: Session> Work for WatchedSession<S> {
         self.session.enter(helper)
     }
 
-    fn leave(&self, helper: &Helper) {
-        self.session.leave(helper);
-    }
-
     fn run(&self, chunk: Chunk, worker: usize) -> Result<(), PinFault> {
         self.journal.begin(&chunk, worker);
         let outcome = self.session.run(chunk, worker);

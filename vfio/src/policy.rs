@@ -23,7 +23,7 @@ use crate::Regions;
 const NUMA_MAPS: &str = "/proc/thread-self/numa_maps";
 
 /// Nodes from here on are not believed; Linux has 1,024 at most (`CONFIG_NODES_SHIFT`).
-const NODES: u32 = 1024;
+pub(crate) const NODES: u32 = 1024;
 
 /// Which memory nodes pages come from: the mode and nodes of set_mempolicy(2).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

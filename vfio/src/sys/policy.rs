@@ -6,7 +6,7 @@ use std::io;
 
 use libc::{c_int, c_long, c_ulong};
 
-use crate::{MemoryPolicy, PolicyMode};
+use crate::{MemoryPolicy, PolicyMode, policy::NODES};
 
 /// From include/uapi/linux/mempolicy.h; `libc` has only the first ones.
 const MPOL_PREFERRED_MANY: c_int = 5;
@@ -23,6 +23,10 @@ impl MemoryPolicy {
     /// `EINVAL` where none of the nodes is allowed by the cpuset, or the kernel does not know the mode; `EPERM` where a
     /// container's filter refuses it.
     pub fn apply_to_thread(&self) -> io::Result<()> {
+        if self.nodes().iter().any(|&node| NODES <= node) {
+            // What the kernel says of them, without a mask of that size.
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         let words = self.nodes().iter().max().map_or(0, |last| last / BITS + 1);
         let mut mask: Vec<c_ulong> = vec![0; words as usize];
         for node in self.nodes() {
@@ -78,6 +82,7 @@ mod tests {
             }
             let nowhere = MemoryPolicy::interleave([1023]);
             assert!(nowhere.apply_to_thread().is_err());
+            assert!(MemoryPolicy::prefer(u32::MAX).apply_to_thread().is_err());
             MemoryPolicy::default_policy().apply_to_thread().ok();
             assert_eq!(MemoryPolicy::of_thread(), Some(before));
         };
