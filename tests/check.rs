@@ -951,32 +951,155 @@ fn a_container_without_files_of_its_cgroup_is_warned_and_not_refused() {
     );
 }
 
+/// The rows of both kinds of accelerator, on a ready host with queues and changes.
+fn accelerators(changes: &[File], kernel: &Kernel) -> Vec<String> {
+    let tree = Tree::new(&[BASE, TYPE1, QUEUES, changes]);
+    let check = tree.check(&for_device(GIB), kernel);
+    sound(&check);
+    assert_ne!(check.verdict(), Verdict::Fail, "{changes:?}");
+    let from = check.rows().len() - 2;
+    lines(&check.rows()[from..])
+}
+
+/// What makes portals, batches and limits good.
+const GOOD_QUEUES: &[File] = &[
+    (
+        "proc/self/status",
+        "VmLck:\t0 kB\nVmPin:\t0 kB\nVmRSS:\t9 kB\nCapEff:\t0000000000020000\nCpus_allowed_list:\t0-7\n\
+         Mems_allowed_list:\t0-1\nTHP_enabled:\t1\nSeccomp:\t0\n",
+    ),
+    ("sys/bus/dsa/devices/dsa0/numa_node", "1\n"),
+    ("sys/bus/dsa/devices/wq0.0/size", "64\n"),
+    ("sys/bus/dsa/devices/wq0.0/max_batch_size", "128\n"),
+    (
+        "sys/bus/dsa/devices/wq0.0/max_transfer_size",
+        "2147483648\n",
+    ),
+    ("sys/bus/dsa/devices/wq1.0/type", "user\n"),
+    ("sys/bus/dsa/devices/wq1.0/mode", "dedicated\n"),
+    ("dev/iax/wq1.0", ""),
+];
+
+const RAWIO: &str = "`AmbientCapabilities=CAP_SYS_RAWIO` in the systemd unit, `--cap-add SYS_RAWIO` for a container (not in a \
+                     user namespace of its own); it can be dropped when the queues are open";
+
 #[test]
-fn queues_of_accelerators_are_counted_if_a_process_may_use_them() {
-    let row = |kernel: &Kernel| {
-        let tree = Tree::new(&[BASE, TYPE1, QUEUES]);
-        let check = tree.check(&for_device(GIB), kernel);
-        sound(&check);
-        let from = check.rows().len() - 2;
-        check.rows()[from..].to_vec()
-    };
-    let rows = row(&Kernel::default());
-    assert_eq!(rows[0].verdict, Verdict::Ok);
-    assert_eq!(rows[0].found, "dsa0 with wq0.0 (shared)");
-    assert_eq!(rows[1].verdict, Verdict::Warn);
-    assert_eq!(rows[1].found, "iax1: no queue that this process may use");
-    assert!(
-        rows[1]
-            .remedy
-            .as_ref()
-            .unwrap()
-            .contains("accel-config config-wq iax1/wq1.0")
+fn queues_of_accelerators_are_shown_with_their_limits() {
+    assert_eq!(
+        accelerators(GOOD_QUEUES, &Kernel::default()),
+        [
+            "ok dsa: dsa0 with wq0.0 (shared, size 64, batches of 128, 2 GiB at once, node 1)",
+            "ok iaa: iax1 with wq1.0 (dedicated, 2 MiB at once)",
+        ]
     );
-    let denied = row(&Kernel {
+}
+
+#[test]
+fn small_batches_and_missing_portals_are_warned_of() {
+    let smaller = [
+        GOOD_QUEUES,
+        &[("sys/bus/dsa/devices/wq0.0/max_batch_size", "32\n")],
+    ]
+    .concat();
+    let larger = "`accel-config disable-wq dsa0/wq0.0; accel-config config-wq dsa0/wq0.0 -g 0 -p 10 -m shared -t 64 \
+                  --max-batch-size=128 -y user -n parapin -d user; accel-config enable-wq dsa0/wq0.0`; \
+                  then `chown USER /dev/dsa/wq0.0`";
+    assert_eq!(
+        accelerators(&smaller, &Kernel::default()),
+        [
+            "warn dsa: dsa0 with wq0.0 (shared, size 64, batches of 32, 2 GiB at once, node 1)"
+                .to_owned(),
+            format!("  {larger}"),
+            "ok iaa: iax1 with wq1.0 (dedicated, 2 MiB at once)".to_owned(),
+        ]
+    );
+    // Of another user namespace it does not count.
+    for change in [
+        ("proc/self/ns/user", "-> user:[4026532000]"),
+        BASE[0],
+        ("proc/self/status", "CapEff:\tzzzz\n"),
+    ] {
+        let changes = [smaller.as_slice(), &[change]].concat();
+        assert_eq!(
+            accelerators(&changes, &Kernel::default()),
+            [
+                "warn dsa: dsa0 with wq0.0 (shared, size 64, batches of 32, 2 GiB at once, node 1); through write() only, \
+                 without batches, as CAP_SYS_RAWIO is missing"
+                    .to_owned(),
+                format!("  {RAWIO}; and {larger}"),
+                "warn iaa: iax1 with wq1.0 (dedicated, 2 MiB at once); through write() only, as CAP_SYS_RAWIO is missing"
+                    .to_owned(),
+                format!("  {RAWIO}"),
+            ],
+            "{change:?}"
+        );
+    }
+}
+
+#[test]
+fn queues_that_cannot_be_used_are_told_with_what_helps() {
+    let kernel = "`accel-config disable-wq iax1/wq1.0; accel-config disable-device iax1; \
+                  accel-config config-wq iax1/wq1.0 -g 0 -s 16 -p 10 -m shared -t 16 -y user -n parapin -d user; \
+                  accel-config config-engine iax1/engine1.0 -g 0; accel-config enable-device iax1; \
+                  accel-config enable-wq iax1/wq1.0`; then `chown USER /dev/iax/wq1.0`";
+    let denied = Kernel {
         denied: &["dev/dsa/wq0.0"],
         io_uring: None,
-    });
-    assert_eq!(denied[0].found, "dsa0: no queue that this process may use");
+    };
+    assert_eq!(
+        accelerators(&[], &denied),
+        [
+            "warn dsa: dsa0: no queue that this process may use (wq0.0: permission denied)",
+            "  `chown USER /dev/dsa/wq0.0`",
+            "warn iaa: iax1: no queue that this process may use (wq1.0: set up for the kernel)",
+            &format!("  {kernel}"),
+        ]
+    );
+    let changes: &[File] = &[
+        ("sys/bus/dsa/devices/dsa0/state", "halted\n"),
+        ("sys/bus/dsa/devices/wq1.0", "gone"),
+    ];
+    assert_eq!(
+        accelerators(changes, &Kernel::default()),
+        [
+            "warn dsa: dsa0: no queue that this process may use (wq0.0: device halted by an error, wq0.1: device halted by \
+             an error)",
+            "  `echo 1 > /sys/bus/dsa/devices/dsa0/../reset`, then configure the device anew",
+            "warn iaa: iax1: no queue that this process may use (none is configured)",
+            "  `accel-config list -i` tells what the device has",
+        ]
+    );
+    // No entry is left for another queue, so that the kernel's has to give way.
+    let changes: &[File] = &[
+        ("sys/bus/dsa/devices/iax1/max_work_queues_size", "128\n"),
+        ("sys/bus/dsa/devices/wq1.0/size", "128\n"),
+        ("sys/bus/dsa/devices/wq1.0/driver_name", "crypto\n"),
+        ("sys/bus/dsa/devices/wq1.1/type", "none\n"),
+    ];
+    assert_eq!(
+        accelerators(changes, &Kernel::default())[2..],
+        [
+            "warn iaa: iax1: no queue that this process may use (wq1.0: set up for the kernel: crypto)",
+            "  `accel-config disable-wq iax1/wq1.0; accel-config config-wq iax1/wq1.0 -g 0 -p 10 -m shared -t 128 -y user \
+             -n parapin -d user; accel-config enable-wq iax1/wq1.0`; then `chown USER /dev/iax/wq1.0`",
+        ]
+    );
+    // Another process's dedicated queue, and a node that is not the queue's.
+    let changes: &[File] = &[
+        ("sys/bus/dsa/devices/wq0.0/mode", "dedicated\n"),
+        ("sys/bus/dsa/devices/wq0.0/clients", "1\n"),
+        ("sys/bus/dsa/devices/wq1.0/type", "user\n"),
+        ("sys/bus/dsa/devices/iax1/cdev_major", "4095\n"),
+        ("sys/bus/dsa/devices/wq1.0/cdev_minor", "1048575\n"),
+        ("dev/iax/wq1.0", ""),
+    ];
+    let rows = accelerators(changes, &Kernel::default());
+    assert!(
+        rows[0].ends_with("(wq0.0: dedicated, and open elsewhere)"),
+        "{rows:?}"
+    );
+    assert!(rows[2].contains("(wq1.0: its node is device "), "{rows:?}");
+    assert!(rows[2].ends_with(", it is 4095:1048575)"), "{rows:?}");
 }
 
 /// A file, and the row that cannot be made without it.

@@ -12,13 +12,21 @@ use crate::metadata::{Metadata, Package};
 const PREFIX: &str = "parapin";
 
 /// A crate, and those of ours that it may need.
-const EDGES: [(&str, &[&str]); 4] = [
+const EDGES: [(&str, &[&str]); 6] = [
     ("parapin-cgroup", &[]),
     ("parapin-pinning", &[]),
     ("parapin-vfio", &["parapin-pinning"]),
+    ("parapin-idxd", &[]),
+    ("parapin-migration", &["parapin-pinning", "parapin-idxd"]),
     (
         "parapin",
-        &["parapin-cgroup", "parapin-pinning", "parapin-vfio"],
+        &[
+            "parapin-cgroup",
+            "parapin-pinning",
+            "parapin-vfio",
+            "parapin-idxd",
+            "parapin-migration",
+        ],
     ),
 ];
 

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! [`Queue`]: an open work queue, and what it must not let go of.
+//!
+//! ```text
+//!  Task ──► Flight ──► Queue ──► Port ──► device
+//!             │          │
+//!             │          ├─ credits: how much a dedicated queue still takes
+//!             │          └─ quarantine ◄── tasks whose time is over while the device may still write to them
+//!             └─ holds the queue open                └──► freed when answered late, or when the queue is closed
+//! ```
+
+use std::{
+    fmt, mem,
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
+
+use thiserror::Error;
+
+use crate::{
+    Descriptor, Kind, Mode, PortError,
+    estimate::{Estimate, Expected},
+    flight::Cargo,
+    port::Port,
+    sync::{Mutex, MutexGuard},
+    sys::Process,
+};
+
+/// What a queue takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// What is behind it.
+    pub kind: Kind,
+    /// Shared or dedicated.
+    pub mode: Mode,
+    /// Descriptors that are in it at once; a batch is one.
+    pub size: u32,
+    /// Most descriptors of a batch; less than 2 where there are no batches.
+    pub max_batch: u32,
+    /// Most bytes that one descriptor may name.
+    pub max_transfer: u64,
+    /// The memory node of the device.
+    pub node: Option<u32>,
+}
+
+/// An open work queue.
+///
+/// Every [`Flight`](crate::Flight) holds it. It is closed when the last holder lets go; that drains what is in flight, and
+/// then frees what was in quarantine. Any thread may use it; a child after a fork may not.
+pub struct Queue {
+    name: String,
+    limits: Limits,
+    port: Box<dyn Port>,
+    process: Process,
+    forks: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Descriptors that a dedicated queue has room for.
+    credits: u32,
+    quarantine: Vec<Cargo>,
+    estimate: Estimate,
+}
+
+impl Queue {
+    /// A queue behind a port.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel is too old to tell a process from its child (before Linux 4.14).
+    pub fn over(
+        name: impl Into<String>,
+        limits: Limits,
+        port: Box<dyn Port>,
+    ) -> Result<Arc<Self>, QueueError> {
+        let process = Process::current().map_err(|source| QueueError::Process { source })?;
+        Ok(Arc::new(Self {
+            name: name.into(),
+            limits,
+            port,
+            process,
+            forks: Process::forks(),
+            state: Mutex::new(State {
+                credits: limits.size,
+                quarantine: Vec::new(),
+                estimate: Estimate::new(),
+            }),
+        }))
+    }
+
+    /// What it is called, such as `wq0.1`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it takes.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// How descriptors get to it: `portal`, or `write` with the reason.
+    #[must_use]
+    pub fn way(&self) -> String {
+        self.port.way()
+    }
+
+    /// Tasks that ran out of time, and that the device has not answered since.
+    #[must_use]
+    pub fn quarantined(&self) -> usize {
+        let mut state = self.state();
+        let answered = self.reap(&mut state);
+        let left = state.quarantine.len();
+        drop(state);
+        drop(answered);
+        left
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is the process that opened it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.process.is_current()
+    }
+
+    /// Offers descriptors to the device. Returns how many it took.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Port::submit`], but for the room in a dedicated queue.
+    #[expect(unsafe_code, reason = "passes the contract of `Port::submit` on")]
+    pub(crate) unsafe fn submit(&self, descriptors: &[Descriptor]) -> Result<usize, SubmitError> {
+        if !self.is_ours() {
+            return Err(SubmitError::Forked {
+                queue: self.name.clone(),
+            });
+        }
+        let room = self.take_credits(descriptors.len());
+        // SAFETY: by contract, and a dedicated queue has room for so many.
+        let taken = unsafe { self.port.submit(&descriptors[..room]) };
+        let unused = room - taken.as_ref().map_or(0, |taken| (*taken).min(room));
+        self.return_credits(unused);
+        taken.map_err(|source| SubmitError::Port {
+            queue: self.name.clone(),
+            source,
+        })
+    }
+
+    fn take_credits(&self, wanted: usize) -> usize {
+        if self.limits.mode == Mode::Shared {
+            return wanted;
+        }
+        let mut state = self.state();
+        let mut answered = Vec::new();
+        if wanted > state.credits as usize {
+            // Late answers make room.
+            answered = self.reap(&mut state);
+        }
+        let room = u32::try_from(wanted).map_or(state.credits, |wanted| wanted.min(state.credits));
+        state.credits -= room;
+        drop(state);
+        drop(answered);
+        room as usize
+    }
+
+    /// Notes that a dedicated queue has room again.
+    pub(crate) fn return_credits(&self, count: usize) {
+        if self.limits.mode == Mode::Dedicated && count > 0 {
+            let mut state = self.state();
+            Self::give_back(&mut state, count);
+        }
+    }
+
+    fn give_back(state: &mut State, count: usize) {
+        state.credits += u32::try_from(count).unwrap_or(0);
+    }
+
+    /// Keeps what the device may still write to.
+    pub(crate) fn quarantine(&self, cargo: Cargo) {
+        let mut state = self.state();
+        let answered = self.reap(&mut state);
+        state.quarantine.push(cargo);
+        drop(state);
+        drop(answered);
+    }
+
+    /// Takes out what was answered late. To be dropped without the mutex: what keeps sources runs code of others then.
+    fn reap(&self, state: &mut State) -> Vec<Cargo> {
+        let mut answered = Vec::new();
+        let mut index = 0;
+        while index < state.quarantine.len() {
+            if state.quarantine[index].is_done() {
+                answered.push(state.quarantine.swap_remove(index));
+            } else {
+                index += 1;
+            }
+        }
+        if self.limits.mode == Mode::Dedicated {
+            let entries = answered.iter().map(Cargo::entries).sum();
+            Self::give_back(state, entries);
+        }
+        answered
+    }
+
+    /// Notes that bytes were submitted, and says when they should be done.
+    pub(crate) fn expect(&self, now: Instant, bytes: u64) -> Expected {
+        self.state().estimate.submitted(now, bytes)
+    }
+
+    /// Notes that a task was done when it was first looked at.
+    pub(crate) fn was_done(&self, expected: &Expected, now: Instant) {
+        if now < expected.end {
+            self.state().estimate.was_done(expected, now);
+        }
+    }
+
+    /// Notes that a task was seen unfinished, and then finished.
+    pub(crate) fn was_seen(&self, bytes: u64, expected: &Expected, now: Instant) {
+        self.state().estimate.was_seen(bytes, expected, now);
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let drained = if self.is_ours() {
+            // The driver drains when the node is closed for good. A child that has not called exec holds it open too.
+            self.port.close() && Process::forks() == self.forks
+        } else {
+            // Nothing of it is in flight here: records are the parent's.
+            self.port.close();
+            true
+        };
+        // Not locked: in a child, a thread that is not there may have had the mutex.
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let held = mem::take(&mut state.quarantine);
+        if !drained {
+            // Answered ones may go. The others stay mapped for the life of the process rather than be written to by a
+            // device when they are somebody else's.
+            for mut cargo in held {
+                if !cargo.is_done() {
+                    mem::forget(cargo);
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("name", &self.name)
+            .field("limits", &self.limits)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a queue cannot be used at all.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// A child could not be told from its parent.
+    #[error("the kernel has no memory that is wiped in children (MADV_WIPEONFORK, Linux 4.14)")]
+    Process {
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+}
+
+/// Why descriptors were not submitted.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// This is a child of the process that opened the queue.
+    #[error(
+        "work queue {queue} was opened before a fork, by the parent: open it again in this process"
+    )]
+    Forked {
+        /// The queue.
+        queue: String,
+    },
+    /// The task is for another kind of device.
+    #[error("work queue {queue} is of {kind}: it takes no tasks for another kind of device")]
+    Kind {
+        /// The queue.
+        queue: String,
+        /// What is behind it.
+        kind: Kind,
+    },
+    /// The port does not take them.
+    #[error("work queue {queue} takes no descriptors")]
+    Port {
+        /// The queue.
+        queue: String,
+        /// Why.
+        source: PortError,
+    },
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! [`Source`]: memory that a device may read, and who keeps it there.
+
+use std::{any::Any, fmt, ptr::NonNull, sync::Arc};
+
+use thiserror::Error;
+
+/// Keeps memory mapped for as long as any clone of it lives: a guest's memory, a mapping, a vector.
+pub type Keep = Arc<dyn Any + Send + Sync>;
+
+/// A range of this process's memory that a device may read at any time, also while others write to it.
+///
+/// Cheap to clone. A task in flight holds a clone of the [`Keep`] of every source that its descriptors name, and so does
+/// a quarantined one: the memory outlives the device's work on it, whatever happens.
+#[derive(Clone)]
+pub struct Source {
+    address: NonNull<u8>,
+    size: usize,
+    keep: Keep,
+}
+
+// SAFETY: it is an address and a length; `new` demands memory that any thread may read.
+unsafe impl Send for Source {}
+// SAFETY: as for `Send`; no method of it writes.
+unsafe impl Sync for Source {}
+
+impl Source {
+    /// The `size` bytes from `address` on, which stay there as long as a clone of `keep` lives.
+    ///
+    /// # Safety
+    ///
+    /// As long as a clone of `keep` lives,
+    /// - the range stays mapped and readable by this process (its pages may come and go: a device that meets a missing one
+    ///   reports that);
+    /// - nothing but guests, devices, and volatile or atomic accesses of this process writes to it, or else writes do not
+    ///   happen while it is scanned.
+    ///
+    /// # Errors
+    ///
+    /// If the range is empty, or larger than a pointer's offset may be, or wraps around.
+    pub unsafe fn new(address: NonNull<u8>, size: usize, keep: Keep) -> Result<Self, SourceError> {
+        let at = address.as_ptr().addr();
+        if size == 0 || isize::try_from(size).is_err() || at.checked_add(size).is_none() {
+            return Err(SourceError { address: at, size });
+        }
+        Ok(Self {
+            address,
+            size,
+            keep,
+        })
+    }
+
+    /// A vector that nobody writes to any more.
+    ///
+    /// # Errors
+    ///
+    /// If it is empty.
+    pub fn of_vec(bytes: Vec<u8>) -> Result<Self, SourceError> {
+        let bytes = Arc::new(bytes);
+        let address = NonNull::from(bytes.as_slice()).cast();
+        let size = bytes.len();
+        // SAFETY: the vector lives as long as the `Arc`, which nobody can write through.
+        unsafe { Self::new(address, size, bytes) }
+    }
+
+    /// Its first byte. Reading through it races with a guest's writes: volatile, atomic or by assembly only.
+    #[must_use]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.address.as_ptr()
+    }
+
+    /// The address of its first byte.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.address.as_ptr().addr() as u64
+    }
+
+    /// Its length in bytes, which is never 0.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> u64 {
+        self.size as u64
+    }
+
+    /// Whether `len` bytes from `offset` on lie inside it.
+    #[must_use]
+    pub fn contains(&self, offset: u64, len: u64) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len())
+    }
+
+    /// What keeps it.
+    #[must_use]
+    pub fn keep(&self) -> &Keep {
+        &self.keep
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("address", &format_args!("{:#x}", self.address()))
+            .field("size", &format_args!("{:#x}", self.size))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A range that no memory can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "{size:#x} bytes at {address:#x} are no range of memory: it must not be empty, nor wrap around"
+)]
+#[non_exhaustive]
+pub struct SourceError {
+    /// The address of its first byte.
+    pub address: usize,
+    /// Its length in bytes.
+    pub size: usize,
+}
