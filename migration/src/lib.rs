@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a live migration asks of guest memory.
+//! What a live migration asks of guest memory: so far, which pages are zero.
 //!
 //! ```text
-//! Source ─► RamBlock ─► SoftwareScanner ─► PageBitmap: which pages of a batch are zero
+//!  Source ─► RamBlock ─┐                           ┌─► never touched: the kernel knows
+//!                      ├─► ZeroChannel::scan ──────┼─► software: SoftwareScanner, over the widest Kernel of this CPU
+//!  ZeroScanner ────────┘    of one sending thread  └─► DSA: tasks of COMPVALs through idxd, the CPU behind them
+//!                                   │
+//!                                   └─► PageBitmap, ZeroReport
 //! ```
+//!
+//! The answer is right whatever a device does. For a page that is written to meanwhile it is that of some moment of the call in
+//! every part of the page: the dirty log tells of the rest.
 
 pub mod bandwidth;
 mod bitmap;

@@ -123,7 +123,7 @@ impl RamBlock {
     /// userfaultfd was registered on it (for a postcopy or a background snapshot): a page that a userfaultfd has not
     /// delivered yet looks untouched, and is not zero. Giving pages back (a balloon) needs no call.
     ///
-    /// The kernel walks through the page tables for the answer: for a large guest it takes a good part of a second.
+    /// The kernel walks through the page tables for the answer: that takes about a second for 100 GiB of small pages.
     ///
     /// # Errors
     ///

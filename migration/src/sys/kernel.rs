@@ -3,7 +3,7 @@
 //! [`Kernel`]: the loop that tells whether bytes are all zero, one for each instruction set.
 //!
 //! ```text
-//! Isa ──Kernel::new, if this CPU has it──► Kernel ──► blocks of 128 to 512 bytes, the last one overlapping
+//! Isa ──Kernel::new, if this CPU has it──► Kernel ──► blocks of 128 or 256 bytes, the last one overlapping
 //!                                                └──► words, where the range is shorter than a block
 //! ```
 //!
@@ -167,7 +167,8 @@ impl Kernel {
         unsafe { read(start, len) }
     }
 
-    /// Whether `len` bytes from `start` on are all zero.
+    /// Whether `len` bytes from `start` on are all zero; fetches lines `ahead` bytes in front of what it reads, wherever that
+    /// is.
     ///
     /// # Safety
     ///

@@ -238,6 +238,17 @@ impl Mapping {
         }
     }
 
+    /// Sets bytes, each on its own, so that others may access them meanwhile; what lies outside of the mapping is left out.
+    pub fn fill(&self, offset: u64, size: u64, value: u8) {
+        let end = offset.saturating_add(size).min(self.size());
+        if let Ok((at, size)) = self.part(offset.min(end), end - offset.min(end)) {
+            // SAFETY: the part lies inside of the mapping, which is one piece.
+            let start = unsafe { self.start.add(at) };
+            // SAFETY: mapped writable for as long as `self`, and accessed only by operations that are atomic byte by byte.
+            unsafe { store_bytes(start, size, value) };
+        }
+    }
+
     /// Gives pages back (`MADV_DONTNEED`): private anonymous ones are zero afterwards, those of a file what the file holds.
     ///
     /// # Errors
@@ -288,6 +299,43 @@ impl Drop for Mapping {
         // SAFETY: the mapping belongs to `self`, and every source of it holds an `Arc` of `self`.
         // It cannot fail for a whole mapping of ours; if it did, memory would be lost.
         let _ = unsafe { munmap(self.outer.as_ptr().cast(), self.outer_size) };
+    }
+}
+
+/// Stores `value` to each of `size` bytes, like that many relaxed atomic stores.
+///
+/// # Safety
+///
+/// The bytes are mapped writable, and no Rust reference to them exists.
+#[cfg(target_arch = "x86_64")]
+unsafe fn store_bytes(start: NonNull<u8>, size: usize, value: u8) {
+    // SAFETY: the instruction stores `al` to `rcx` bytes from `rdi` upwards (the ABI keeps the direction flag clear), to
+    // memory that may be written (the caller's promise), and the compiler does not see into it.
+    unsafe {
+        std::arch::asm!(
+            "rep stosb",
+            inout("rcx") size => _,
+            inout("rdi") start.as_ptr() => _,
+            in("al") value,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// As above, byte by byte.
+///
+/// # Safety
+///
+/// The bytes are mapped writable, and no Rust reference to them exists.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn store_bytes(start: NonNull<u8>, size: usize, value: u8) {
+    for at in 0..size {
+        // SAFETY: inside of the part that the caller promises to be mapped.
+        let pointer = unsafe { start.add(at) };
+        // SAFETY: mapped writable, and only accessed atomically (the caller's promise).
+        let byte = unsafe { AtomicU8::from_ptr(pointer.as_ptr()) };
+        // Relaxed: single bytes, and no other memory is read through them.
+        byte.store(value, Ordering::Relaxed);
     }
 }
 

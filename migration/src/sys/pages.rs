@@ -21,10 +21,11 @@ use idxd::Source;
 use super::{Kernel, zero_portable::load_word};
 use crate::{PageBitmap, ScanError};
 
-/// Pages in front of the one that is looked at, whose first sample is fetched while there is data.
+/// Pages in front of the one that is looked at, whose first sample is fetched while there is data: with 32 to 192 a page of
+/// data takes about 5 ns, with none 10.
 const FAR: usize = 64;
-/// The same, after a page that has passed its samples: there the time goes to reading pages, and samples are fetched with
-/// their page.
+/// The same, after a page that has passed its samples: there the time goes to reading pages, which lines of pages far behind
+/// only disturb.
 const NEAR: usize = 2;
 /// Smallest page: an aligned word lies whole in each of the places that are sampled.
 const SMALLEST: u64 = 64;
@@ -101,17 +102,26 @@ impl<'a> Pages<'a> {
                 continue;
             }
             ahead = NEAR;
-            if let Some(before) = waiting.replace(index) {
-                self.finish(kernel, before, index, zero);
+            if let Some(last) = waiting.replace(index) {
+                self.finish(kernel, last, self.at(index), zero);
             }
         }
         if let Some(last) = waiting {
-            self.finish(kernel, last, last, zero);
+            // Likely the one that the next batch begins with.
+            self.finish(kernel, last, self.beyond(self.offsets.len()), zero);
         }
         *before = Fetched {
             address: self.beyond(self.offsets.len()).addr(),
             pages: fetched.saturating_sub(self.offsets.len()),
         };
+    }
+
+    /// Whether page `index` shows data in one word. For pages that are asked about in order: a later one's is fetched.
+    #[inline]
+    pub(crate) fn shows_data(&self, index: usize) -> bool {
+        prefetch(self.first_sample(self.beyond(index + FAR)));
+        // SAFETY: as in `has_data`.
+        unsafe { load_word(self.first_sample(self.at(index))) != 0 }
     }
 
     /// Whether page `index` shows data in one of three words, as almost every page with data does.
@@ -129,11 +139,11 @@ impl<'a> Pages<'a> {
             || is_data(aligned(page.wrapping_add(self.size - 15)))
     }
 
-    /// Sets the bit of page `index` if all of it is zero, and fetches page `next` meanwhile.
-    fn finish(&self, kernel: Kernel, index: usize, next: usize, zero: &mut PageBitmap) {
+    /// Sets the bit of page `index` if all of it is zero, and fetches the one at `next` meanwhile.
+    fn finish(&self, kernel: Kernel, index: usize, next: *const u8, zero: &mut PageBitmap) {
         let page = self.at(index);
         let ahead = if self.size <= STRIDE {
-            self.at(next).addr().wrapping_sub(page.addr())
+            next.addr().wrapping_sub(page.addr())
         } else {
             STRIDE
         };

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! AVX-512: blocks of 512 bytes. By assembly, because its intrinsics are younger than the compiler that we support.
+//! AVX-512: blocks of 256 bytes. By assembly, because its intrinsics are younger than the compiler that we support.
 
 use std::arch::asm;
 
-/// Bytes of a block: two chains of four loads, one test.
+/// Bytes of a block: four loads and as many prefetches, one test. Larger ones lose to their own prefetches.
 pub(super) const BLOCK: usize = 256;
 
 /// Whether `len` bytes from `start` on are all zero; returns at the first block that is not.
 ///
-/// The last block ends with the range and overlaps the one before it, so that nothing outside is read.
+/// The last block ends with the range and overlaps the one before it, so that nothing outside is read. `ahead` bytes in front,
+/// which may be anything, lines are fetched: nothing faults there.
 ///
 /// # Safety
 ///

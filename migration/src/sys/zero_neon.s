@@ -3,20 +3,25 @@
 // Blocks of 256 bytes, as `zero_neon.rs` says. Assembly of its own, so that it can be tried under qemu-user where no
 // Rust for aarch64 is (`tests/neon.rs`).
 //
-//     x0: start   x1: length, at least 256   →   x0: 0 if all bytes are zero
+//     x0: start   x1: length, at least 256   x2: how far in front lines are fetched   →   x0: 0 if all bytes are zero
 //
-// Writes x0 to x4 and v0 to v7, v16 to v23, which a callee may; neither memory nor stack.
+// Writes x0 to x6 and v0 to v7, v16 to v23, which a callee may; neither memory nor stack.
 
     .text
     .p2align 4
     .global parapin_zero_neon
     .type parapin_zero_neon, %function
 parapin_zero_neon:
-    add x2, x0, x1
-    sub x3, x2, #256
+    add x5, x0, x1
+    sub x3, x5, #256
 1:
     cmp x0, x3
     csel x0, x0, x3, ls
+    add x6, x0, x2
+    prfm pldl1keep, [x6]
+    prfm pldl1keep, [x6, #64]
+    prfm pldl1keep, [x6, #128]
+    prfm pldl1keep, [x6, #192]
     ldp q0, q1, [x0]
     ldp q2, q3, [x0, #32]
     ldp q4, q5, [x0, #64]
@@ -44,7 +49,7 @@ parapin_zero_neon:
     fmov x4, d0
     cbnz x4, 2f
     add x0, x0, #256
-    cmp x0, x2
+    cmp x0, x5
     b.lo 1b
 2:
     mov x0, x4

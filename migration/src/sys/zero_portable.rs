@@ -8,7 +8,8 @@ const WORD: usize = size_of::<u64>();
 /// Words between two tests.
 const STEP: usize = 8;
 
-/// Whether `len` bytes from `start` on are all zero; returns after the first eight words that are not.
+/// Whether `len` bytes from `start` on are all zero; returns after the first eight words that are not. Fetches
+/// nothing ahead.
 ///
 /// # Safety
 ///

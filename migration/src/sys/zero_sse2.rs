@@ -9,7 +9,8 @@ pub(super) const BLOCK: usize = 128;
 
 /// Whether `len` bytes from `start` on are all zero; returns at the first block that is not.
 ///
-/// The last block ends with the range and overlaps the one before it, so that nothing outside is read.
+/// The last block ends with the range and overlaps the one before it, so that nothing outside is read. `ahead` bytes in front,
+/// which may be anything, lines are fetched: nothing faults there.
 ///
 /// # Safety
 ///

@@ -22,9 +22,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use idxd::{Completion, CompletionEngine, Flight, Kind, Queue, Status, Task, Ticket};
+use idxd::{Completion, CompletionEngine, Flight, Kind, Queue, Source, Status, Task, Ticket};
 
-use crate::{Kernel, PageBitmap, RamBlock};
+use crate::{Kernel, PageBitmap, sys};
 
 /// Most descriptors of a task.
 const LARGEST_TASK: usize = 4096;
@@ -114,6 +114,18 @@ impl Queues {
         limits.min().unwrap_or(1).clamp(1, u64::from(u32::MAX))
     }
 
+    /// Descriptors of a task, in batches of up to `batch`, that an empty queue takes beside the channel's other tasks. More would
+    /// only find it full.
+    fn room(&self, batch: usize) -> usize {
+        let depth = self.options.depth.max(1);
+        let of = |member: &Member| {
+            let limits = member.queue.limits();
+            let entries = (limits.size as usize / depth).max(1);
+            entries * batch.min(limits.max_batch as usize).max(1)
+        };
+        self.members.iter().map(of).min().unwrap_or(1)
+    }
+
     /// Leaves a queue alone for 10 ms, and twice as long each time it happens again.
     fn rest(&self, member: usize) {
         const SHORTEST: Duration = Duration::from_millis(10);
@@ -165,9 +177,11 @@ impl Trouble {
     }
 }
 
-/// What the devices did in a scan.
+/// What became of the pages of a scan.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Done {
+    /// Pages that a sampled word showed to be data.
+    pub(super) sampled: usize,
     /// Pages whose answer came from a device.
     pub(super) by_device: usize,
     /// Pages that the CPU looked at, or finished.
@@ -196,16 +210,57 @@ pub(super) struct DsaChannel {
     spare_lists: Vec<Vec<usize>>,
     capacity: usize,
     batch: usize,
+    sampling: Sampling,
 }
 
-/// The pages of a scan.
+/// Whether a word of each page is looked at before a device is.
+///
+/// A page of data mostly shows it there, which costs the CPU less than a descriptor; for a zero page it is spent in vain. So it
+/// pays up to a share of zero pages, which is what was found lately.
 #[derive(Debug, Clone, Copy)]
+struct Sampling {
+    allowed: bool,
+    /// The share of zero pages, of late.
+    zero: f64,
+}
+
+impl Sampling {
+    /// A sample costs about a third of a descriptor and its completion.
+    const PAYS_BELOW: f64 = 2.0 / 3.0;
+
+    fn pays(&self) -> bool {
+        self.allowed && self.zero < Self::PAYS_BELOW
+    }
+
+    fn learn(&mut self, zero: usize, of: usize) {
+        if of > 0 {
+            let share = zero as f64 / of as f64;
+            self.zero = self.zero * 0.5 + share * 0.5;
+        }
+    }
+}
+
+/// What is asked of a channel.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) source: &'a Source,
+    /// Bytes of a page.
+    pub(super) size: u64,
+    /// Where pages begin in the source; all of them lie inside.
+    pub(super) offsets: &'a [u64],
+    /// The same pages, for the CPU's glance at one word.
+    pub(super) sampler: sys::Pages<'a>,
+    /// Finishes what a device could not.
+    pub(super) kernel: Kernel,
+    /// Descriptors of a batch.
+    pub(super) batch: usize,
+}
+
+/// The pages of a scan, and how they are cut into what one descriptor may name.
+#[derive(Debug)]
 struct Pages<'a> {
-    block: &'a RamBlock,
-    size: u64,
-    offsets: &'a [u64],
-    kernel: Kernel,
-    /// Bytes of a piece of a page: what one descriptor may name.
+    asked: &'a Asked<'a>,
+    /// Bytes of a piece of a page.
     piece: u64,
     /// Pieces of a page.
     pieces: u64,
@@ -214,7 +269,7 @@ struct Pages<'a> {
 impl Pages<'_> {
     /// The pieces of a page: where each begins in it, and its length.
     fn pieces(&self) -> impl Iterator<Item = (u64, u32)> + use<> {
-        let (size, piece) = (self.size, self.piece);
+        let (size, piece) = (self.asked.size, self.piece);
         (0..self.pieces).map(move |index| {
             let start = index * piece;
             let len = piece.min(size - start);
@@ -227,17 +282,23 @@ impl Pages<'_> {
         if len == 0 {
             return true;
         }
-        let offset = self.offsets[index] + from;
+        let offset = self.asked.offsets[index] + from;
         // Outside is impossible, since the batch was checked; data is the answer that loses nothing.
-        self.kernel
-            .is_zero(self.block.source(), offset, len)
+        self.asked
+            .kernel
+            .is_zero(self.asked.source, offset, len)
             .unwrap_or(false)
     }
 }
 
 impl DsaChannel {
     /// Channel number `index`, whose thread runs on `node`.
-    pub(super) fn new(queues: Arc<Queues>, index: usize, node: Option<u32>) -> Self {
+    pub(super) fn new(
+        queues: Arc<Queues>,
+        index: usize,
+        node: Option<u32>,
+        sampling: bool,
+    ) -> Self {
         let is_near = |member: &usize| {
             let at = queues.members[*member].queue.limits().node;
             node.is_none() || at.is_none() || at == node
@@ -256,44 +317,47 @@ impl DsaChannel {
             spare_lists: Vec::new(),
             capacity: 0,
             batch: 0,
+            sampling: Sampling {
+                allowed: sampling,
+                zero: 0.5,
+            },
         }
     }
 
     /// Sets the bits of those pages that are zero and whose bits are not set yet.
-    pub(super) fn scan(
-        &mut self,
-        block: &RamBlock,
-        size: u64,
-        offsets: &[u64],
-        kernel: Kernel,
-        batch: usize,
-        zero: &mut PageBitmap,
-    ) -> Done {
-        let piece = self.queues.max_transfer().min(size);
+    pub(super) fn scan(&mut self, asked: &Asked<'_>, zero: &mut PageBitmap) -> Done {
+        let offsets = asked.offsets;
+        let piece = self.queues.max_transfer().min(asked.size);
         let pages = Pages {
-            block,
-            size,
-            offsets,
-            kernel,
+            asked,
             piece,
-            pieces: size.div_ceil(piece),
+            pieces: asked.size.div_ceil(piece),
         };
+        let batch = asked.batch;
         let pieces = usize::try_from(pages.pieces).unwrap_or(usize::MAX);
         let wanted = batch.saturating_mul(self.queues.options.batches.max(1));
-        let list_len = wanted.min(LARGEST_TASK / pieces.min(LARGEST_TASK)).max(1);
+        let descriptors = self.queues.room(batch).min(LARGEST_TASK);
+        let list_len = wanted.min(descriptors / pieces).max(1);
         self.make_room(list_len.saturating_mul(pieces), batch);
         let mut done = Done::default();
-        let mut next = 0;
+        let (mut next, mut known) = (0, 0);
+        let sampling = self.sampling.pays();
         while next < offsets.len() {
             let mut list = self.spare_lists.pop().unwrap_or_default();
             list.clear();
             while next < offsets.len() && list.len() < list_len {
-                if !zero.get(next) {
+                if zero.get(next) {
+                    known += 1;
+                } else if sampling && asked.sampler.shows_data(next) {
+                    done.sampled += 1;
+                } else {
                     list.push(next);
                 }
                 next += 1;
             }
-            if !list.is_empty() {
+            if list.is_empty() {
+                self.spare_lists.push(list);
+            } else {
                 self.launch(&pages, list, zero, &mut done);
             }
             while self.in_flight.len() >= self.queues.options.depth.max(1) {
@@ -303,7 +367,14 @@ impl DsaChannel {
         while !self.in_flight.is_empty() {
             self.land(&pages, zero, &mut done);
         }
+        self.sampling
+            .learn(zero.count() - known, offsets.len() - known);
         done
+    }
+
+    /// Whether the next scan samples.
+    pub(super) fn is_sampling(&self) -> bool {
+        self.sampling.pays()
     }
 
     /// Makes sure that tasks have room for so many descriptors, in batches of that size.
@@ -340,7 +411,7 @@ impl DsaChannel {
             self.spare_tasks.extend(flight.wait());
         }
         for index in &list {
-            finish(pages, *index, (0, pages.size), zero, done);
+            finish(pages, *index, (0, pages.asked.size), zero, done);
         }
         self.spare_lists.push(list);
     }
@@ -364,11 +435,10 @@ impl DsaChannel {
         };
         task.clear();
         task.set_largest_batch(self.batch);
-        let source = pages.block.source();
         for index in list {
             for (start, len) in pages.pieces() {
-                let offset = pages.offsets[*index] + start;
-                task.push_compval(source, offset, len, 0).ok()?;
+                let offset = pages.asked.offsets[*index] + start;
+                task.push_compval(pages.asked.source, offset, len, 0).ok()?;
             }
         }
         let queue = &self.queues.members[member].queue;
@@ -434,7 +504,7 @@ impl DsaChannel {
                 done.trouble.timeouts += 1;
                 self.queues.rest(member);
                 for index in &list {
-                    finish(pages, *index, (0, pages.size), zero, done);
+                    finish(pages, *index, (0, pages.asked.size), zero, done);
                 }
             }
         }

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use super::{
     DsaOptions, NormalPageRatio, ScanError, SoftwareScanner, Trouble,
-    dsa::{DsaChannel, Queues},
+    dsa::{Asked, DsaChannel, Queues},
 };
 use crate::{PageBitmap, RamBlock, node};
 
@@ -48,6 +48,7 @@ pub struct ZeroScanner {
     batch: usize,
     ratio: NormalPageRatio,
     reading_all: bool,
+    sampling: bool,
 }
 
 /// Pages of a task that a device is given: from 16 to 1024.
@@ -65,6 +66,7 @@ impl ZeroScanner {
             batch: DEFAULT_BATCH_PAGES,
             ratio: NormalPageRatio::default(),
             reading_all: false,
+            sampling: true,
         }
     }
 
@@ -118,6 +120,14 @@ impl ZeroScanner {
         self
     }
 
+    /// Whether the CPU looks at one word of a page before it bothers a device: it does unless told otherwise, as long as many
+    /// pages have data.
+    #[must_use]
+    pub fn sampling(mut self, sampling: bool) -> Self {
+        self.sampling = sampling;
+        self
+    }
+
     /// Which engine it is.
     #[must_use]
     pub fn engine(&self) -> ZeroEngine {
@@ -137,6 +147,12 @@ impl ZeroScanner {
     /// it, and before the process gives up its privileges.
     #[must_use]
     pub fn channel(&self, index: usize) -> ZeroChannel {
+        self.channel_on(index, node::of_calling_thread())
+    }
+
+    /// What channel number `index` scans with, whose thread runs on that memory node.
+    #[must_use]
+    pub fn channel_on(&self, index: usize, node: Option<u32>) -> ZeroChannel {
         let software = match self.reading_all {
             true => SoftwareScanner::new().reading_all(),
             false => SoftwareScanner::new(),
@@ -144,7 +160,7 @@ impl ZeroScanner {
         let dsa = self
             .queues
             .as_ref()
-            .map(|queues| DsaChannel::new(Arc::clone(queues), index, node::of_calling_thread()));
+            .map(|queues| DsaChannel::new(Arc::clone(queues), index, node, self.sampling));
         ZeroChannel {
             software,
             dsa,
@@ -175,6 +191,8 @@ pub struct ZeroReport {
     pub as_data: usize,
     /// Pages that were never touched, and so not looked at.
     pub untouched: usize,
+    /// Pages that showed data in a word that was looked at before a device was asked.
+    pub sampled: usize,
     /// Pages that a device looked at.
     pub by_device: usize,
     /// Pages that the CPU looked at, or finished.
@@ -190,6 +208,7 @@ impl ZeroReport {
         self.zero += other.zero;
         self.as_data += other.as_data;
         self.untouched += other.untouched;
+        self.sampled += other.sampled;
         self.by_device += other.by_device;
         self.by_cpu += other.by_cpu;
         self.trouble.add(other.trouble);
@@ -197,6 +216,12 @@ impl ZeroReport {
 }
 
 impl ZeroChannel {
+    /// Whether the CPU looks at a word of each page before a device does, in the next scan.
+    #[must_use]
+    pub fn is_sampling(&self) -> bool {
+        self.dsa.as_ref().is_some_and(DsaChannel::is_sampling)
+    }
+
     /// Makes `zero` one bit for each page of `page_size` bytes that begins at one of `offsets` in `block`, set if the page is
     /// zero.
     ///
@@ -218,11 +243,20 @@ impl ZeroChannel {
             ..ZeroReport::default()
         };
         if let Some(dsa) = &mut self.dsa {
-            report.untouched = self
+            let (sampler, untouched) = self
                 .software
                 .mark_untouched(block, page_size, offsets, zero)?;
-            let kernel = self.software.kernel();
-            let done = dsa.scan(block, page_size, offsets, kernel, self.batch, zero);
+            report.untouched = untouched;
+            let asked = Asked {
+                source: block.source(),
+                size: page_size,
+                offsets,
+                sampler,
+                kernel: self.software.kernel(),
+                batch: self.batch,
+            };
+            let done = dsa.scan(&asked, zero);
+            report.sampled = done.sampled;
             report.by_device = done.by_device;
             report.by_cpu = done.by_cpu;
             report.trouble = done.trouble;

@@ -92,12 +92,7 @@ impl SoftwareScanner {
         offsets: &[u64],
         zero: &mut PageBitmap,
     ) -> Result<Scanned, ScanError> {
-        let pages = Pages::new(block.source(), page_size, offsets)?;
-        zero.reset(offsets.len());
-        let untouched = match &mut self.untouched {
-            Some(untouched) => untouched.mark(block, page_size, offsets, zero),
-            None => 0,
-        };
+        let (pages, untouched) = self.mark_untouched(block, page_size, offsets, zero)?;
         pages.scan(self.kernel, &mut self.fetched, zero);
         Ok(Scanned {
             pages: offsets.len(),
@@ -108,19 +103,20 @@ impl SoftwareScanner {
     }
 
     /// Makes `zero` as [`scan`](Self::scan) does, but reads no page: only untouched ones are found. Returns how many.
-    pub(super) fn mark_untouched(
+    pub(super) fn mark_untouched<'a>(
         &mut self,
-        block: &RamBlock,
+        block: &'a RamBlock,
         page_size: u64,
-        offsets: &[u64],
+        offsets: &'a [u64],
         zero: &mut PageBitmap,
-    ) -> Result<usize, ScanError> {
-        Pages::new(block.source(), page_size, offsets)?;
+    ) -> Result<(Pages<'a>, usize), ScanError> {
+        let pages = Pages::new(block.source(), page_size, offsets)?;
         zero.reset(offsets.len());
-        Ok(match &mut self.untouched {
+        let untouched = match &mut self.untouched {
             Some(untouched) => untouched.mark(block, page_size, offsets, zero),
             None => 0,
-        })
+        };
+        Ok((pages, untouched))
     }
 }
 
