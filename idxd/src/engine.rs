@@ -22,7 +22,7 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    Flight, Task, WaitError,
+    Flight, Process, Task, WaitError,
     desk::{Desk, Idle},
     flight::Look,
     patience::Step,
@@ -96,20 +96,33 @@ impl CompletionEngine {
     /// Leaves the waiting to the engine, if it runs.
     pub fn hand_over(&self, flight: Flight) -> Ticket {
         let due = flight.expected();
+        let process = flight.queue().process();
         let (giver, slot) = slot();
         match self.0.put(Watched { flight, giver }, due) {
-            Ok(()) => Ticket(Waiter::Engine(slot)),
-            Err(Watched { flight, .. }) => Ticket(Waiter::Own(Box::new(flight))),
+            Ok(()) => Ticket {
+                waiter: Waiter::Engine(slot),
+                due,
+                process,
+            },
+            Err(Watched { flight, .. }) => Ticket {
+                waiter: Waiter::Own(Box::new(flight)),
+                due,
+                process,
+            },
         }
     }
 }
 
 /// Where a flight's task comes back.
 ///
-/// Dropping it cancels nothing: the engine waits for the flight all the same, and frees the task.
+/// Dropping it cancels nothing: the engine waits for the flight all the same, and frees the task; without an engine the drop waits.
 #[derive(Debug)]
 #[must_use = "the task comes back through it"]
-pub struct Ticket(Waiter);
+pub struct Ticket {
+    waiter: Waiter,
+    due: Instant,
+    process: Process,
+}
 
 #[derive(Debug)]
 enum Waiter {
@@ -122,19 +135,27 @@ impl Ticket {
     ///
     /// # Errors
     ///
-    /// If the device did not answer in time.
+    /// If the device did not answer in time, or this is a child of the process that submitted.
     pub fn wait(self) -> Result<Task, WaitError> {
-        match self.0 {
+        match self.waiter {
+            // The thread that would fill it is the parent's.
+            Waiter::Engine(_) if !self.process.is_current() => Err(WaitError::Abandoned),
             Waiter::Engine(slot) => slot.wait().unwrap_or(Err(WaitError::Abandoned)),
             Waiter::Own(flight) => flight.wait(),
         }
     }
 
+    /// When the task should be done, by what is known of its queue.
+    #[must_use]
+    pub fn expected(&self) -> Instant {
+        self.due
+    }
+
     /// Whether waiting would return at once.
     pub fn is_ready(&mut self) -> bool {
-        match &mut self.0 {
+        match &mut self.waiter {
             Waiter::Engine(slot) => slot.is_ready(),
-            Waiter::Own(flight) => flight.is_done(),
+            Waiter::Own(flight) => flight.is_over(),
         }
     }
 }

@@ -45,7 +45,8 @@ const EARLY: f64 = 0.75;
 
 /// What is too long to be believed is an hour.
 fn time(nanos: f64) -> Duration {
-    Duration::try_from_secs_f64(nanos / 1e9).unwrap_or(Duration::from_secs(3600))
+    const HOUR: Duration = Duration::from_secs(3600);
+    Duration::try_from_secs_f64(nanos / 1e9).map_or(HOUR, |time| time.min(HOUR))
 }
 
 impl Estimate {
@@ -68,17 +69,27 @@ impl Estimate {
         let share = if early { EARLY } else { 1.0 };
         Expected {
             begin,
-            look: begin + time(nanos * share),
+            look: now + end.saturating_duration_since(now).mul_f64(share),
             end,
         }
+    }
+
+    /// When so many bytes would be done, if they were submitted now.
+    pub(crate) fn would_end(&self, now: Instant, bytes: u64) -> Instant {
+        let begin = self.idle.map_or(now, |idle| idle.max(now));
+        begin + time(self.pace * bytes as f64 / 1024.0)
     }
 
     /// Notes that a task was done when it was first looked at, at `now`.
     pub(crate) fn was_done(&mut self, expected: &Expected, now: Instant) {
         // An early look that came late says nothing either.
-        if now < expected.end {
-            self.pace = (self.pace * 0.8).max(PACES.0);
-        }
+        let Some(sooner) = expected.end.checked_duration_since(now) else {
+            return;
+        };
+        self.pace = (self.pace * 0.8).max(PACES.0);
+        // What waits behind it is done sooner as well: without that, each of many submitters adds its doubts, and the device
+        // waits for them.
+        self.idle = self.idle.and_then(|idle| idle.checked_sub(sooner));
     }
 
     /// Notes that a task was seen unfinished, and then to finish at `now`.

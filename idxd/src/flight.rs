@@ -37,6 +37,8 @@ pub(crate) struct Cargo {
     sent: usize,
     /// Those at the front that were seen to be done.
     seen: usize,
+    /// Those at the front whose room in the queue was given back.
+    left: usize,
 }
 
 impl Cargo {
@@ -46,9 +48,17 @@ impl Cargo {
         batches + (self.task.len() - self.plain_from)
     }
 
-    /// Descriptors that the device took; a batch is one.
+    /// Descriptors that take room in the queue, as far as is known; a batch is one.
     pub(crate) fn entries(&self) -> usize {
-        self.sent
+        self.sent - self.left
+    }
+
+    /// Looks which are done. Returns how many take no more room since this was asked last.
+    fn leave(&mut self) -> usize {
+        self.is_done();
+        let more = self.seen - self.left;
+        self.left = self.seen;
+        more
     }
 
     /// The record that is written when that entry is done.
@@ -133,6 +143,7 @@ impl Flight {
                 plain_from,
                 sent: 0,
                 seen: 0,
+                left: 0,
             }),
             queue: Arc::clone(queue),
             patience,
@@ -165,13 +176,15 @@ impl Flight {
         let Some(cargo) = &mut self.cargo else {
             return Ok(true);
         };
+        // A task may have more descriptors than a dedicated queue has room for.
+        self.queue.return_credits(cargo.leave());
         let before = cargo.members_sent();
         let result = send(&self.queue, cargo);
         let members = cargo.members_sent();
         if members > before {
             // Members are alike, or nearly so.
-            let share = (members - before) as u64;
-            let bytes = cargo.task.bytes() * share / cargo.task.len() as u64;
+            let bytes = u128::from(cargo.task.bytes()) * (members - before) as u128;
+            let bytes = u64::try_from(bytes / cargo.task.len() as u128).unwrap_or(u64::MAX);
             let now = Instant::now();
             self.bytes += bytes;
             self.expected = self.queue.expect(now, bytes);
@@ -186,9 +199,14 @@ impl Flight {
         self.cargo.as_ref().map_or(0, Cargo::members_sent)
     }
 
-    /// When it should be done.
+    /// When it should be looked at.
     pub(crate) fn expected(&self) -> Instant {
-        self.expected.look
+        self.expected.look.min(self.deadline)
+    }
+
+    /// Whether waiting would return at once.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.is_done() || Instant::now() >= self.deadline
     }
 
     /// Whether the device is done with everything that it took. Never blocks.
@@ -232,6 +250,11 @@ impl Flight {
     /// If the time is over. The task is in the queue's quarantine then.
     pub fn wait(mut self) -> Result<Task, WaitError> {
         loop {
+            if !self.is_done() && !self.queue.is_ours() {
+                // Its records are the parent's, and nothing is in flight here.
+                self.cargo = None;
+                return Err(WaitError::Abandoned);
+            }
             match self.look(Instant::now()) {
                 Look::Done | Look::Over => return self.end(),
                 Look::Wait(Step::Look) => self.linger(),
@@ -250,7 +273,7 @@ impl Flight {
             return Err(WaitError::Abandoned);
         };
         if cargo.is_done() {
-            self.queue.return_credits(cargo.sent);
+            self.queue.return_credits(cargo.entries());
             let members = cargo.members_sent();
             cargo.task.set_sent(members);
             return Ok(cargo.task);

@@ -64,8 +64,8 @@ pub use queue::{Limits, Queue, QueueError, SubmitError};
 pub use queue_name::{QueueName, QueueNameError};
 pub use record::{Completion, IaxRecord, Record, Status};
 pub use roots::Roots;
-pub use sys::Instructions;
-pub use sys::{Keep, Source, SourceError};
+
+pub use sys::{Instructions, Keep, Process, Source, SourceError};
 pub use task::{Task, TaskError};
 pub use unusable::Unusable;
 pub use work_queue::{Mode, QueueState, QueueType, WorkQueue};

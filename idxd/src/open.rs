@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::{
     Limits, Mode, Port, Queue, QueueError, WorkQueue,
     port::{PortalPort, WritePort},
+    queue::Birth,
 };
 
 impl Queue {
@@ -27,6 +28,7 @@ impl Queue {
     ///
     /// If the node cannot be opened.
     pub fn open(found: &WorkQueue) -> Result<Arc<Self>, OpenError> {
+        let birth = Birth::now()?;
         let node = OpenOptions::new()
             .read(true)
             .write(true)
@@ -41,12 +43,21 @@ impl Queue {
             kind: found.kind(),
             // What is counted is never too much.
             mode: found.mode.unwrap_or(Mode::Dedicated),
-            size: found.size.unwrap_or(1),
+            size: room(found),
             max_batch,
             max_transfer: found.max_transfer(),
             node: found.numa_node(),
         };
-        Ok(Self::over(found.name.to_string(), limits, port)?)
+        Ok(Self::born(birth, found.name.to_string(), limits, port))
+    }
+}
+
+/// Entries that this process may fill: of a shared queue no more than its threshold.
+fn room(found: &WorkQueue) -> u32 {
+    let size = found.size.unwrap_or(1);
+    match (found.mode, found.threshold) {
+        (Some(Mode::Shared), Some(threshold)) => size.min(threshold).max(1),
+        _ => size,
     }
 }
 

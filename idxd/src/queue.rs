@@ -13,7 +13,8 @@
 use std::{
     fmt, mem,
     sync::{Arc, PoisonError},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -52,8 +53,7 @@ pub struct Queue {
     name: String,
     limits: Limits,
     port: Box<dyn Port>,
-    process: Process,
-    forks: u64,
+    birth: Birth,
     state: Mutex<State>,
 }
 
@@ -75,19 +75,27 @@ impl Queue {
         limits: Limits,
         port: Box<dyn Port>,
     ) -> Result<Arc<Self>, QueueError> {
-        let process = Process::current().map_err(|source| QueueError::Process { source })?;
-        Ok(Arc::new(Self {
-            name: name.into(),
+        Ok(Self::born(Birth::now()?, name.into(), limits, port))
+    }
+
+    /// The same for a port that was made since `birth`.
+    pub(crate) fn born(
+        birth: Birth,
+        name: String,
+        limits: Limits,
+        port: Box<dyn Port>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name,
             limits,
             port,
-            process,
-            forks: Process::forks(),
+            birth,
             state: Mutex::new(State {
                 credits: limits.size,
                 quarantine: Vec::new(),
                 estimate: Estimate::new(),
             }),
-        }))
+        })
     }
 
     /// What it is called, such as `wq0.1`.
@@ -123,9 +131,21 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Which process opened it.
+    pub(crate) fn process(&self) -> Process {
+        self.birth.process
+    }
+
     /// Whether this is the process that opened it.
     pub(crate) fn is_ours(&self) -> bool {
-        self.process.is_current()
+        self.birth.process.is_current()
+    }
+
+    /// When so many bytes should be done, if they were submitted now, by what is known of its pace and of what this process has in
+    /// it. For choosing among queues.
+    #[must_use]
+    pub fn would_end(&self, now: Instant, bytes: u64) -> Instant {
+        self.state().estimate.would_end(now, bytes)
     }
 
     /// Offers descriptors to the device. Returns how many it took.
@@ -140,6 +160,7 @@ impl Queue {
                 queue: self.name.clone(),
             });
         }
+        self.check_quarantine()?;
         let room = self.take_credits(descriptors.len());
         // SAFETY: by contract, and a dedicated queue has room for so many.
         let taken = unsafe { self.port.submit(&descriptors[..room]) };
@@ -148,6 +169,20 @@ impl Queue {
         taken.map_err(|source| SubmitError::Port {
             queue: self.name.clone(),
             source,
+        })
+    }
+
+    fn check_quarantine(&self) -> Result<(), SubmitError> {
+        let mut state = self.state();
+        if state.quarantine.len() >= MOST_IN_QUARANTINE {
+            self.reap(&mut state);
+        }
+        if state.quarantine.len() < MOST_IN_QUARANTINE {
+            return Ok(());
+        }
+        Err(SubmitError::Unanswered {
+            queue: self.name.clone(),
+            tasks: state.quarantine.len(),
         })
     }
 
@@ -225,27 +260,52 @@ impl Queue {
     }
 }
 
+/// Time for a child that is about to execute something else.
+const SPAWNING: Duration = Duration::from_millis(100);
+
+/// Tasks that a queue keeps without an answer. With more it takes nothing: the device is gone.
+const MOST_IN_QUARANTINE: usize = 64;
+
+/// In which process a queue is opened, and how often that had forked before.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Birth {
+    process: Process,
+    forks: Option<u64>,
+}
+
+impl Birth {
+    /// To be asked before the queue's node is opened.
+    pub(crate) fn now() -> Result<Self, QueueError> {
+        let process = Process::current().map_err(|source| QueueError::Process { source })?;
+        Ok(Self {
+            process,
+            forks: Process::forks(),
+        })
+    }
+}
+
 impl Drop for Queue {
     fn drop(&mut self) {
-        let drained = if self.is_ours() {
-            // The driver drains when the node is closed for good. A child that has not called exec holds it open too.
-            self.port.close() && Process::forks() == self.forks
-        } else {
-            // Nothing of it is in flight here: records are the parent's.
-            self.port.close();
-            true
-        };
+        let drained = self.port.close();
         // Not locked: in a child, a thread that is not there may have had the mutex.
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let held = mem::take(&mut state.quarantine);
-        if !drained {
-            // Answered ones may go. The others stay mapped for the life of the process rather than be written to by a
-            // device when they are somebody else's.
-            for mut cargo in held {
-                if !cargo.is_done() {
-                    mem::forget(cargo);
-                }
-            }
+        let mut held = mem::take(&mut state.quarantine);
+        if !self.birth.process.is_current() {
+            // Nothing of it is in flight here: records are the parent's.
+            return;
+        }
+        held.retain_mut(|cargo| !cargo.is_done());
+        if held.is_empty() {
+            return;
+        }
+        // The driver drains when the node is closed for good. A child that has not called exec holds it open too.
+        if drained && self.birth.forks.is_some() && Process::forks() == self.birth.forks {
+            // What posix_spawn is about to execute as well, for moments that are not counted.
+            thread::sleep(SPAWNING);
+        } else {
+            // They stay mapped for the life of the process rather than be written to by a device when they are somebody
+            // else's.
+            held.into_iter().for_each(mem::forget);
         }
     }
 }
@@ -291,6 +351,17 @@ pub enum SubmitError {
         queue: String,
         /// What is behind it.
         kind: Kind,
+    },
+    /// The device does not answer any more.
+    #[error(
+        "work queue {queue} has left {tasks} tasks unanswered: the device is halted or was reset; close the queue, which frees their \
+         memory, and open it again when the device is enabled"
+    )]
+    Unanswered {
+        /// The queue.
+        queue: String,
+        /// Tasks in its quarantine.
+        tasks: usize,
     },
     /// The port does not take them.
     #[error("work queue {queue} takes no descriptors")]

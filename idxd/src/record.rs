@@ -16,7 +16,7 @@ use std::{
     sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
-/// How an operation ended: the low seven bits of the status byte.
+/// How an operation ended, of the status byte.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Status(u8);
 
@@ -58,10 +58,14 @@ impl Status {
     /// The device failed.
     pub const HW_ERR1: Self = Self(0x20);
 
-    /// The status in a status byte: bit 7 says that a faulting access was a write.
+    /// The status in a status byte: bit 7 says that a faulting access was a write. Beside success it makes no sense, and the byte
+    /// is then a status that is not known.
     #[must_use]
     pub const fn of_byte(byte: u8) -> Self {
-        Self(byte & 0x7f)
+        match byte & 0x7f {
+            0..=2 => Self(byte),
+            code => Self(code),
+        }
     }
 
     /// Its number.
@@ -297,5 +301,8 @@ mod tests {
             "0x14 (descriptor count out of range)"
         );
         assert_eq!(Status::of_byte(0x7e).to_string(), "0x7e (unknown status)");
+        assert_eq!(Status::of_byte(0x83), Status::PAGE_FAULT_NOBOF);
+        assert_eq!(Status::of_byte(0x81).to_string(), "0x81 (unknown status)");
+        assert_ne!(Status::of_byte(0x80), Status::NONE);
     }
 }

@@ -135,7 +135,8 @@ impl Task {
     ///
     /// # Safety
     ///
-    /// As long as a clone of `keep` lives, the memory that it names may be used by a device as it says; what is written to is
+    /// The descriptor is one that asks for a completion record, as those do that [`Descriptor`] makes; without one the task is never
+    /// done. As long as a clone of `keep` lives, the memory that it names may be used by a device as it says; what is written to is
     /// used by nobody else until the task is back.
     ///
     /// # Errors
@@ -229,6 +230,15 @@ impl Task {
             completed: 0,
             fault_addr: 0,
         }
+    }
+
+    /// What the device said of each batch that it took, when the task was last submitted. Members without a completion of
+    /// their own are explained by that of their batch: a count that the queue does not allow, a list that could not be read.
+    pub fn batch_completions(&self) -> impl Iterator<Item = Completion> + '_ {
+        let taken = self.ends.iter().take_while(|end| **end <= self.sent);
+        taken
+            .enumerate()
+            .map(|(batch, _)| self.memory.batch_record(batch).read())
     }
 }
 

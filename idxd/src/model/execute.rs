@@ -49,6 +49,9 @@ impl Worker<'_> {
                 },
             }
         };
+        if !entry.flags().contains(Flags::COMPLETION_ADDRESS_VALID) {
+            return;
+        }
         // SAFETY: by contract; the port saw to the alignment.
         unsafe { bus::complete(entry.completion_addr(), status, &completion) };
     }
@@ -59,8 +62,12 @@ impl Worker<'_> {
     unsafe fn batch(&mut self, entry: &Descriptor, fate: EntryFate) -> (u8, Completion) {
         let said = |status: Status| (status.code(), BLANK);
         let count = entry.xfer_size();
-        if entry.flags().contains(Flags::BLOCK_ON_FAULT) {
+        let flags = Flags::COMPLETION_ADDRESS_VALID | Flags::REQUEST_COMPLETION_RECORD;
+        if !flags.contains(entry.flags()) {
             return said(Status::INVALID_FLAGS);
+        }
+        if !entry.is_reserved_zero() {
+            return said(Status::NOZERO_RESERVE);
         }
         if count < 2 || count > self.device.limits.max_batch {
             return said(Status::DESC_CNT_ERANGE);
@@ -87,7 +94,8 @@ impl Worker<'_> {
             // SAFETY: by contract.
             if let Some((status, completion)) = unsafe { self.one(&member, true) } {
                 all_well &= status == Status::SUCCESS.code();
-                if member.completion_addr() % 32 == 0 {
+                let wants = Flags::COMPLETION_ADDRESS_VALID;
+                if member.flags().contains(wants) && member.completion_addr() % 32 == 0 {
                     // SAFETY: by contract.
                     unsafe { bus::complete(member.completion_addr(), status, &completion) };
                 }

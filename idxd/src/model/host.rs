@@ -258,6 +258,7 @@ impl Host {
         let device = Arc::clone(&world.stations[station].device);
         world.working_for = Some(entry.port);
         drop(world);
+        let working = Working(self);
         let mut worker = Worker {
             device: &device,
             residency,
@@ -270,14 +271,23 @@ impl Host {
             worker.work(&entry.descriptor, entry.fate);
         }
         let done = worker.counts;
+        drop(working);
         let mut world = self.lock();
         let counts = &mut world.stations[station].counts;
         counts.batches += done.batches;
         counts.descriptors += done.descriptors;
         counts.largest_batch = counts.largest_batch.max(done.largest_batch);
-        world.working_for = None;
-        self.change.notify_all();
         world
+    }
+}
+
+/// The thread works on an entry. It ends also where a [`Behaviour`](super::Behaviour) panics: who closes a port waits for it.
+struct Working<'h>(&'h Host);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.lock().working_for = None;
+        self.0.change.notify_all();
     }
 }
 

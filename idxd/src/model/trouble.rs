@@ -63,10 +63,11 @@ impl Random {
         u32::try_from(self.next() % u64::from(end.max(1))).unwrap_or(0)
     }
 
-    /// A status byte other than 0, which is none, and those of success.
+    /// A status byte that says neither nothing nor success, with bit 7 or without it.
     fn status(&mut self) -> u8 {
-        let byte = 3 + self.below(0xfd);
-        u8::try_from(byte).unwrap_or(0x7e).max(3)
+        let low = 3 + self.below(0x7d);
+        let byte = low | self.below(2) << 7;
+        u8::try_from(byte).unwrap_or(0x7e)
     }
 }
 

@@ -20,13 +20,16 @@ use rustix::{
     param::page_size,
 };
 
-/// The life of one process between two forks, as a queue remembers it.
+/// A process, told from its children without a system call.
+///
+/// Compare with what was remembered: after a fork, [`is_current`](Self::is_current) is false in the child, also where the child has the
+/// same process id in another namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Process(u64);
+pub struct Process(u64);
 
 /// Numbers given to processes: copied by a fork, so that a child's is a new one.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
-/// Times that this process has forked.
+/// Twice the times that this process has forked; odd while it does.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn count_fork() {
@@ -39,10 +42,13 @@ impl Process {
     /// # Errors
     ///
     /// If the kernel has no page that it wipes in children (before Linux 4.14).
-    pub(crate) fn current() -> io::Result<Self> {
+    pub fn current() -> io::Result<Self> {
         static ONCE: Once = Once::new();
-        // SAFETY: the handler only counts.
-        ONCE.call_once(|| _ = unsafe { libc::pthread_atfork(Some(count_fork), None, None) });
+        ONCE.call_once(|| {
+            let count = Some(count_fork as unsafe extern "C" fn());
+            // SAFETY: the handler only counts.
+            let _ = unsafe { libc::pthread_atfork(count, count, count) };
+        });
         let cell = cell()?;
         let mut number = cell.load(Ordering::SeqCst);
         while number == 0 {
@@ -56,15 +62,17 @@ impl Process {
     }
 
     /// Whether this code runs in it, and not in a child.
-    pub(crate) fn is_current(self) -> bool {
+    #[must_use]
+    pub fn is_current(self) -> bool {
         // Relaxed: the number never changes in a process that has one, and a child begins with one thread.
         cell().is_ok_and(|cell| cell.load(Ordering::Relaxed) == self.0)
     }
 
-    /// Times that this process has called `fork` since it first opened a queue. Children made by `vfork` or `posix_spawn` are
-    /// not counted; they give up what they inherit at once.
-    pub(crate) fn forks() -> u64 {
-        FORKS.load(Ordering::SeqCst)
+    /// How often this process has called `fork`; none while it does. Children made by `vfork` or `posix_spawn` are not counted;
+    /// they give up what they inherit within milliseconds.
+    pub(crate) fn forks() -> Option<u64> {
+        let count = FORKS.load(Ordering::SeqCst);
+        (count % 2 == 0).then_some(count)
     }
 }
 

@@ -23,6 +23,7 @@ use std::{
 };
 
 use rustix::{
+    io::Errno,
     mm::{Advice, madvise},
     param::page_size,
 };
@@ -55,7 +56,10 @@ impl TaskMemory {
             .checked_mul(Descriptor::SIZE + record_size)?
             .checked_add(batches.checked_mul(Descriptor::SIZE + BATCH_RECORD)?)?;
         let page = page_size();
-        let size = size.max(1).checked_next_multiple_of(page)?;
+        // Were a queue of IAA taken for one of DSA, the last record would be the longer one.
+        let size = size
+            .checked_add(BATCH_RECORD)?
+            .checked_next_multiple_of(page)?;
         let layout = Layout::from_size_align(size, page).ok()?;
         // SAFETY: the size is not 0.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
@@ -78,7 +82,7 @@ impl TaskMemory {
     /// The address for a device of what is `offset` bytes behind the base.
     #[inline]
     fn address(&self, offset: usize) -> u64 {
-        (self.base.as_ptr().addr() + offset) as u64
+        (self.base.as_ptr().expose_provenance() + offset) as u64
     }
 
     fn batch_descriptors_at(&self) -> usize {
@@ -170,13 +174,17 @@ impl TaskMemory {
 impl Drop for TaskMemory {
     fn drop(&mut self) {
         // SAFETY: whole pages that are ours; the next owner shall not lose them in a fork.
-        let _ = unsafe {
+        let kept = unsafe {
             madvise(
                 self.base.as_ptr().cast(),
                 self.layout.size(),
                 Advice::LinuxKeepOnFork,
             )
         };
+        if kept.is_err() && kept != Err(Errno::INVAL) {
+            // A fork would wipe what the next owner has there. (INVAL: a kernel that has no such advice.)
+            return;
+        }
         // SAFETY: allocated with this layout. No device knows of it: what is in flight is drained or in quarantine.
         unsafe { dealloc(self.base.as_ptr(), self.layout) }
     }

@@ -15,7 +15,7 @@ mod portal;
 mod source;
 
 pub(crate) use bytes::as_bytes;
-pub(crate) use fork::Process;
+pub use fork::Process;
 pub use instructions::Instructions;
 pub(crate) use instructions::wait_on;
 pub(crate) use memory::TaskMemory;

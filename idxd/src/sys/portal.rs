@@ -11,7 +11,10 @@ use std::{
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::instructions::{self, Instructions};
+use super::{
+    Process,
+    instructions::{self, Instructions},
+};
 use crate::{Descriptor, Mode};
 
 /// What the driver maps: one page, whatever was asked for (`drivers/dma/idxd/cdev.c`).
@@ -21,6 +24,8 @@ const SIZE: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Portal {
     page: NonNull<u8>,
+    /// Whose address space it is mapped in: the kernel leaves it out of a child's, where anything may be in its place.
+    process: Process,
     mode: Mode,
     /// Where in the page the next descriptor goes: any multiple of 64 is the same queue, and writes to different
     /// addresses may be under way together.
@@ -48,6 +53,7 @@ impl Portal {
         if !able {
             return Err(io::ErrorKind::Unsupported.into());
         }
+        let process = Process::current()?;
         // SAFETY: a new mapping at an address that the kernel chooses.
         let page = unsafe {
             mmap(
@@ -62,6 +68,7 @@ impl Portal {
         let page = NonNull::new(page.cast()).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self {
             page,
+            process,
             mode,
             next: AtomicUsize::new(0),
         })
@@ -99,7 +106,10 @@ impl Portal {
 
 impl Drop for Portal {
     fn drop(&mut self) {
-        // SAFETY: mapped by `map`, and nothing refers to it any more.
+        if !self.process.is_current() {
+            return;
+        }
+        // SAFETY: mapped by `map` in this process, and nothing refers to it any more.
         let _ = unsafe { munmap(self.page.as_ptr().cast(), SIZE) };
     }
 }

@@ -73,7 +73,7 @@ impl Source {
     /// The address of its first byte.
     #[must_use]
     pub fn address(&self) -> u64 {
-        self.address.as_ptr().addr() as u64
+        self.address.as_ptr().expose_provenance() as u64
     }
 
     /// Its length in bytes, which is never 0.
