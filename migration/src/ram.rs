@@ -13,7 +13,10 @@ use std::{
     io,
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use idxd::Source;
@@ -28,14 +31,22 @@ use crate::{
 /// `TMPFS_MAGIC` (include/uapi/linux/magic.h).
 const TMPFS: u64 = 0x0102_1994;
 
-/// A piece of guest RAM. Clones share what was learnt about when looking for untouched pages pays.
+/// A piece of guest RAM. Clones are the same block: what one learns of it all know.
 #[derive(Debug, Clone)]
 pub struct RamBlock {
     source: Source,
     asked: Asked,
+    known: Arc<Known>,
+}
+
+/// What was learnt of a block, by whichever clone of it.
+#[derive(Debug, Default)]
+struct Known {
     /// Whether the kernel has confirmed what was asked for.
-    sound: bool,
-    looks: Arc<Looks>,
+    sound: AtomicBool,
+    /// Where in its file the block begins.
+    offset: AtomicU64,
+    looks: Looks,
 }
 
 /// What a page that has never been touched can be told by.
@@ -54,11 +65,7 @@ pub enum Backing {
 enum Asked {
     Nothing,
     PrivateAnonymous,
-    Tmpfs {
-        file: Arc<File>,
-        /// Where in the file the block begins.
-        offset: u64,
-    },
+    Tmpfs(Arc<File>),
 }
 
 /// How untouched pages of a block are found.
@@ -76,8 +83,7 @@ impl RamBlock {
         Self {
             source,
             asked: Asked::Nothing,
-            sound: true,
-            looks: Arc::default(),
+            known: Arc::default(),
         }
     }
 
@@ -109,17 +115,14 @@ impl RamBlock {
     pub fn with_file(source: Source, file: impl AsFd) -> Result<Self, BackingError> {
         let file = reopened(file.as_fd()).map_err(|source| BackingError::File { source })?;
         let mut block = Self::new(source);
-        block.asked = Asked::Tmpfs {
-            file: Arc::new(file),
-            offset: 0,
-        };
+        block.asked = Asked::Tmpfs(Arc::new(file));
         block.recheck()?;
         Ok(block)
     }
 
     /// Asks the kernel again whether the block is still what it was made for.
     ///
-    /// Whoever has one must call this before the next scan after anything was mapped over a part of it, and after a
+    /// Any clone will do. It must be called before the next scan after anything was mapped over a part of it, and after a
     /// userfaultfd was registered on it (for a postcopy or a background snapshot): a page that a userfaultfd has not
     /// delivered yet looks untouched, and is not zero. Giving pages back (a balloon) needs no call.
     ///
@@ -128,12 +131,13 @@ impl RamBlock {
     /// # Errors
     ///
     /// As for what made it. All its pages are read from then on, until a call succeeds.
-    pub fn recheck(&mut self) -> Result<(), BackingError> {
-        self.sound = false;
-        self.looks = Arc::default();
+    pub fn recheck(&self) -> Result<(), BackingError> {
+        // Pairs with the loads in `shortcut`: a scan of any clone that begins after this reads every page.
+        self.known.sound.store(false, Ordering::SeqCst);
+        self.known.looks.forget();
         let start = self.source.address();
         let range = start..start + self.source.len();
-        match &mut self.asked {
+        match &self.asked {
             Asked::Nothing => {}
             Asked::PrivateAnonymous => {
                 covering(range, |vma, _| match vma.is_private_anonymous() {
@@ -144,9 +148,12 @@ impl RamBlock {
                     }),
                 })?;
             }
-            Asked::Tmpfs { file, offset } => *offset = offset_in(file, range)?,
+            Asked::Tmpfs(file) => {
+                let offset = offset_in(file, range)?;
+                self.known.offset.store(offset, Ordering::SeqCst);
+            }
         }
-        self.sound = true;
+        self.known.sound.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -174,18 +181,22 @@ impl RamBlock {
     }
 
     pub(crate) fn shortcut(&self) -> Shortcut<'_> {
+        if !self.known.sound.load(Ordering::SeqCst) {
+            return Shortcut::None;
+        }
         match &self.asked {
-            Asked::PrivateAnonymous if self.sound => Shortcut::PageMap,
-            Asked::Tmpfs { file, offset } if self.sound => Shortcut::Holes {
+            Asked::Nothing => Shortcut::None,
+            Asked::PrivateAnonymous => Shortcut::PageMap,
+            Asked::Tmpfs(file) => Shortcut::Holes {
                 file,
-                offset: *offset,
+                // Written before `sound`.
+                offset: self.known.offset.load(Ordering::SeqCst),
             },
-            _ => Shortcut::None,
         }
     }
 
     pub(crate) fn looks(&self) -> &Looks {
-        &self.looks
+        &self.known.looks
     }
 }
 

@@ -307,9 +307,11 @@ fn memory_of_a_part_of_a_file_is_looked_up_where_it_lies() {
         matches!(error, BackingError::OutOfOrder { offset: 0, .. }),
         "{error}"
     );
-    let mut stale = whole.clone();
+    let stale = whole.clone();
     assert!(stale.recheck().is_err());
     assert_eq!(stale.backing(), Backing::Unknown);
+    // It is the same block.
+    assert_eq!(whole.backing(), Backing::Unknown);
     // Behind its end.
     file.set_len(20 * PAGE).unwrap();
     let memory = Mapping::of_file(Arc::clone(&file), 8 * PAGE, 16 * PAGE, false).unwrap();
@@ -444,7 +446,7 @@ fn memory_with_a_userfaultfd_is_never_taken_for_untouched() {
     let _alone = alone();
     let memory = Mapping::new(16 * PAGE, Backed::Small).unwrap();
     memory.populate(0, 8 * PAGE).unwrap();
-    let mut block = RamBlock::detect(memory.source().unwrap()).unwrap();
+    let block = RamBlock::detect(memory.source().unwrap()).unwrap();
     let fd = match userfaultfd::register(&block) {
         Ok(fd) => fd,
         Err(error) => {
@@ -468,7 +470,7 @@ fn memory_with_a_userfaultfd_is_never_taken_for_untouched() {
     assert_eq!(scan(&block, PAGE).0.untouched, 8);
 
     let memfd = Mapping::new(16 * PAGE, Backed::Memfd).unwrap();
-    let mut block = memfd_block(&memfd);
+    let block = memfd_block(&memfd);
     let fd = userfaultfd::register(&block).unwrap();
     let error = block.recheck().unwrap_err();
     assert!(matches!(error, BackingError::Userfaultfd { .. }), "{error}");

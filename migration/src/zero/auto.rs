@@ -8,7 +8,8 @@
 //! ```
 
 use std::{
-    sync::{Arc, Barrier},
+    ops::RangeInclusive,
+    sync::{Arc, PoisonError, RwLock},
     thread,
     time::{Duration, Instant},
 };
@@ -25,11 +26,11 @@ pub struct Demand {
     /// Pages a second over all channels; more than that is worth no CPU time. For example what the network takes, and as
     /// much again as zero pages.
     pub pages_per_second: f64,
-    /// Threads that scan; at least 1, at most 64 are believed.
+    /// Threads that scan. No more than 8 are measured.
     pub channels: usize,
     /// Share of zero pages that is expected, in percent.
     pub zero_percent: u8,
-    /// Bytes of a page.
+    /// Bytes of a page: 64 bytes to 2 MiB can be measured.
     pub page_size: u64,
 }
 
@@ -68,15 +69,20 @@ pub struct Choice {
     pub reason: String,
 }
 
-/// Memory for each channel to measure on: more than a cache holds.
+/// Memory for all channels to measure on: more than most caches hold.
 const BYTES: u64 = 64 << 20;
+/// Threads that are measured, at most.
+const MOST_CHANNELS: usize = 8;
+/// Pages that can be measured.
+const PAGE_SIZES: RangeInclusive<u64> = 64..=2 << 20;
 /// Pages of a call.
 const PAGES: usize = 1024;
 
 impl ZeroScanner {
     /// Measures software and the queues, some tens of milliseconds each, and takes what costs less CPU time for what is asked for.
     ///
-    /// Without queues, software is taken, and nothing measured. The measurement uses 64 MiB of memory for each channel.
+    /// Without queues, software is taken, and nothing measured; so it is where nothing can be measured, and the reason says why.
+    /// The measurement takes 64 MiB of memory, and as many threads as there will be channels, up to 8.
     #[must_use]
     pub fn choose(
         queues: Vec<Arc<Queue>>,
@@ -85,24 +91,22 @@ impl ZeroScanner {
         demand: &Demand,
     ) -> Choice {
         let software = Self::software();
-        let Ok(dsa) = Self::dsa(queues, engine, options) else {
-            return Choice {
-                scanner: software,
-                software: None,
-                dsa: None,
-                reason: "software: there is no work queue of a DSA that this process may use"
-                    .to_owned(),
-            };
+        let without = |why: &str| Choice {
+            scanner: software.clone(),
+            software: None,
+            dsa: None,
+            reason: format!("software: {why}"),
         };
+        let Ok(dsa) = Self::dsa(queues, engine, options) else {
+            return without("there is no work queue of a DSA that this process may use");
+        };
+        if !PAGE_SIZES.contains(&demand.page_size) {
+            return without("pages of that size are not measured");
+        }
         let measured = measure(&software, demand)
             .and_then(|of_software| Some((of_software, measure(&dsa, demand)?)));
         let Some((of_software, of_dsa)) = measured else {
-            return Choice {
-                scanner: software,
-                software: None,
-                dsa: None,
-                reason: "software: there was no memory to measure DSA on".to_owned(),
-            };
+            return without("there were no memory or threads to measure DSA with");
         };
         let (take_dsa, why) = compare(&of_software, &of_dsa, demand.pages_per_second);
         Choice {
@@ -153,31 +157,43 @@ fn compare(software: &Measured, dsa: &Measured, wanted: f64) -> (bool, String) {
     }
 }
 
-/// Runs a scanner over memory that it has not seen, on as many threads as there will be. None if there is no memory.
+/// Runs a scanner over memory that it has not seen, on as many threads as there will be. None if there is no memory, or no
+/// thread.
 fn measure(scanner: &ZeroScanner, demand: &Demand) -> Option<Measured> {
-    let channels = demand.channels.clamp(1, 64);
-    let blocks: Option<Vec<RamBlock>> = (0..channels).map(|_| memory(demand)).collect();
+    let channels = demand.channels.clamp(1, MOST_CHANNELS);
+    let bytes = BYTES / channels as u64;
+    let blocks: Option<Vec<RamBlock>> = (0..channels).map(|_| memory(demand, bytes)).collect();
     let blocks = blocks?;
-    let start = Barrier::new(channels);
     let engine = scanner.completion_engine();
-    let before = engine.and_then(|engine| engine.cpu_time());
-    let began = Instant::now();
-    let runs: Vec<Run> = thread::scope(|scope| {
-        let threads: Vec<_> = blocks
+    // Threads begin when this is let go, which a failure to start one of them does, too.
+    let gate = RwLock::new(());
+    let closed = gate.write().unwrap_or_else(PoisonError::into_inner);
+    let (before, began, runs) = thread::scope(|scope| {
+        let threads: Option<Vec<_>> = blocks
             .iter()
             .enumerate()
             .map(|(index, block)| {
-                let start = &start;
-                scope.spawn(move || run(scanner, index, block, demand.page_size, start))
+                let gate = &gate;
+                thread::Builder::new()
+                    .spawn_scoped(scope, move || {
+                        run(scanner, index, block, demand.page_size, gate)
+                    })
+                    .ok()
             })
             .collect();
-        threads
-            .into_iter()
-            .filter_map(|thread| thread.join().ok())
-            .collect()
+        let before = engine.and_then(|engine| engine.cpu_time());
+        let began = Instant::now();
+        drop(closed);
+        let runs: Option<Vec<Run>> = threads.and_then(|threads| {
+            threads
+                .into_iter()
+                .map(|thread| thread.join().ok())
+                .collect()
+        });
+        (before, began, runs)
     });
-    // The whole span, since channels share devices; it has the start of threads in it, which is short beside it.
     let wall = began.elapsed();
+    let runs = runs?;
     let after = engine.and_then(|engine| engine.cpu_time());
     let engines = after
         .unwrap_or_default()
@@ -202,13 +218,13 @@ fn run(
     index: usize,
     block: &RamBlock,
     page_size: u64,
-    start: &Barrier,
+    gate: &RwLock<()>,
 ) -> Run {
     let mut channel = scanner.clone().reading_all().channel(index);
     let mut zero = PageBitmap::new(PAGES);
     let mut offsets = Vec::with_capacity(PAGES);
-    let all = BYTES / page_size;
-    start.wait();
+    let all = block.len() / page_size;
+    drop(gate.read().unwrap_or_else(PoisonError::into_inner));
     let before = cpu_of_calling_thread();
     let mut pages = 0;
     let mut next = 0;
@@ -236,17 +252,16 @@ fn cpu_of_calling_thread() -> Duration {
 }
 
 /// Memory of which that share of pages is zero.
-fn memory(demand: &Demand) -> Option<RamBlock> {
-    let mapping = Mapping::new(BYTES, Backed::Small).ok()?;
-    let page = demand.page_size.max(1);
+fn memory(demand: &Demand, bytes: u64) -> Option<RamBlock> {
+    let mapping = Mapping::new(bytes, Backed::Small).ok()?;
+    mapping.populate(0, bytes).ok()?;
+    let page = demand.page_size;
     let percent = u64::from(demand.zero_percent.min(100));
-    for index in 0..BYTES / page {
-        // Every page is touched, and that share is left zero, evenly spread.
+    for index in 0..bytes / page {
+        // That share is left zero, evenly spread. The others have data everywhere, as most have.
         let is_zero = (index + 1) * percent / 100 > index * percent / 100;
-        mapping.write(index * page, &[u8::from(!is_zero)]);
-        // A page may be several of the kernel's.
-        for base in (0..page).step_by(4096).skip(1) {
-            mapping.write(index * page + base, &[0]);
+        if !is_zero {
+            mapping.fill(index * page, page, 0xa5);
         }
     }
     Some(RamBlock::new(mapping.source().ok()?))

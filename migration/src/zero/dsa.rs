@@ -3,17 +3,20 @@
 //! Zero pages found by DSA, and by the CPU wherever that has trouble.
 //!
 //! ```text
-//!  pages ─► task of COMPVALs ─► a queue near this channel, in turn ─► engine ─► completions ─┬─ equal, differs ──► bit
-//!              ▲    │ full for long, or no queue is well                                      ├─ page fault: the CPU goes on
-//!              │    └───────────────────────────────► the CPU looks at the page ◄─────────────┴─ anything else
-//!              └── up to `depth` tasks of a channel are in flight
+//!  pages ─► the near queue that will be done first ─► task of COMPVALs ─► engine ─► completions ─┬─ equal, differs ──► bit
+//!                   ▲    │ full for long, or no queue is well                                    ├─ page fault: the CPU goes on
+//!                   │    └───────────────────────────────► the CPU looks at the page ◄───────────┴─ anything else
+//!                   └── up to `depth` tasks of a channel are in flight in each queue; what is ready first is read first
 //! ```
 //!
 //! A completion is believed if it says success and equal or different. Whatever else a device says or does not say, the CPU
-//! looks for itself, so that trouble costs time and never the right answer.
+//! looks for itself, so that trouble costs time and never the right answer. A page fault is believed as far as it goes: what is in
+//! front of it is equal, or else the comparison would have ended there.
+//!
+//! A queue that does not answer, answers nothing but errors or is always full rests, longer each time; afterwards one channel tries it
+//! with a small task.
 
 use std::{
-    collections::VecDeque,
     hint,
     sync::{
         Arc,
@@ -26,14 +29,18 @@ use idxd::{Completion, CompletionEngine, Flight, Kind, Queue, Source, Status, Ta
 
 use crate::{Kernel, PageBitmap, sys};
 
-/// Most descriptors of a task.
+/// Most descriptors of a task; pages that need more are for the CPU.
 const LARGEST_TASK: usize = 4096;
+/// Pages of a task that shows whether a queue is well again.
+const PROBE: usize = 16;
+/// How long a full queue is tried again, at most: a try may be a system call in which the kernel has tried already.
+const TRYING: Duration = Duration::from_micros(20);
 
 /// How queues are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DsaOptions {
-    /// Tasks that a channel has in flight.
+    /// Tasks that a channel has in flight in each queue.
     pub depth: usize,
     /// Batches of a task, which are waited for together.
     pub batches: usize,
@@ -105,50 +112,88 @@ impl Queues {
         &self.engine
     }
 
-    /// Bytes that one descriptor may name in every queue.
-    fn max_transfer(&self) -> u64 {
-        let limits = self
-            .members
-            .iter()
-            .map(|member| member.queue.limits().max_transfer);
-        limits.min().unwrap_or(1).clamp(1, u64::from(u32::MAX))
+    /// How pages of `size` bytes become descriptors of a queue; none if a page would be too many.
+    fn shape(&self, member: usize, size: u64, batch: usize) -> Option<Shape> {
+        let limits = self.members[member].queue.limits();
+        let piece = limits.max_transfer.min(size).clamp(1, u64::from(u32::MAX));
+        let pieces = usize::try_from(size.div_ceil(piece)).ok()?;
+        // More than an empty queue takes beside the channel's other tasks would only find it full.
+        let entries = (limits.size as usize / self.options.depth.max(1)).max(1);
+        let room = entries.saturating_mul(batch.min(limits.max_batch as usize).max(1));
+        let wanted = batch.saturating_mul(self.options.batches.max(1));
+        let mut pages = room.min(wanted).min(LARGEST_TASK) / pieces;
+        if self.members[member].rests_until.load(Ordering::Relaxed) > 0 {
+            pages = pages.min(PROBE);
+        }
+        (pieces <= LARGEST_TASK).then_some(Shape {
+            piece,
+            pieces,
+            pages: pages.max(1),
+        })
     }
 
-    /// Descriptors of a task, in batches of up to `batch`, that an empty queue takes beside the channel's other tasks. More would
-    /// only find it full.
-    fn room(&self, batch: usize) -> usize {
-        let depth = self.options.depth.max(1);
-        let of = |member: &Member| {
-            let limits = member.queue.limits();
-            let entries = (limits.size as usize / depth).max(1);
-            entries * batch.min(limits.max_batch as usize).max(1)
-        };
-        self.members.iter().map(of).min().unwrap_or(1)
-    }
-
-    /// Leaves a queue alone for 10 ms, and twice as long each time it happens again.
+    /// Leaves a queue alone for 10 ms, and twice as long each time it happens again, up to five minutes.
     fn rest(&self, member: usize) {
         const SHORTEST: Duration = Duration::from_millis(10);
         let member = &self.members[member];
         // Relaxed, here and below: hints, on which no other memory depends.
-        let strikes = member.strikes.fetch_add(1, Ordering::Relaxed).min(9);
-        let until = self.epoch.elapsed() + SHORTEST * (1 << strikes);
-        let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        let strikes = member.strikes.fetch_add(1, Ordering::Relaxed).min(15);
+        self.leave_alone(member, SHORTEST * (1 << strikes));
+    }
+
+    fn leave_alone(&self, member: &Member, time: Duration) {
+        let until = (self.epoch.elapsed() + time).as_nanos();
+        let until = u64::try_from(until).unwrap_or(u64::MAX);
         member.rests_until.store(until, Ordering::Relaxed);
     }
 
-    fn is_well(&self, member: usize) -> bool {
-        let until = self.members[member].rests_until.load(Ordering::Relaxed);
-        until == 0 || self.epoch.elapsed().as_nanos() >= u128::from(until)
+    fn state(&self, member: usize) -> State {
+        match self.members[member].rests_until.load(Ordering::Relaxed) {
+            0 => State::Well,
+            until if self.epoch.elapsed().as_nanos() < u128::from(until) => State::Rests,
+            until => State::Rested { until },
+        }
+    }
+
+    /// Whether this channel is the one that tries a queue which has rested; the others wait for what comes of it.
+    fn may_probe(&self, member: usize, until: u64) -> bool {
+        let for_now = self.epoch.elapsed() + self.options.patience * 2;
+        let for_now = u64::try_from(for_now.as_nanos()).unwrap_or(u64::MAX);
+        self.members[member]
+            .rests_until
+            .compare_exchange(until, for_now, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     fn answered(&self, member: usize) {
         let member = &self.members[member];
-        if member.strikes.load(Ordering::Relaxed) > 0 {
+        if member.rests_until.load(Ordering::Relaxed) > 0 {
             member.strikes.store(0, Ordering::Relaxed);
             member.rests_until.store(0, Ordering::Relaxed);
         }
     }
+}
+
+/// How a queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Well,
+    Rests,
+    /// It may be tried.
+    Rested {
+        until: u64,
+    },
+}
+
+/// How pages become descriptors of one queue.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    /// Bytes of a piece of a page: what one descriptor names.
+    piece: u64,
+    /// Pieces of a page.
+    pieces: usize,
+    /// Pages of a task.
+    pages: usize,
 }
 
 /// What happened to the pages of a scan beside being looked at.
@@ -189,12 +234,13 @@ pub(super) struct Done {
     pub(super) trouble: Trouble,
 }
 
-/// Tasks in flight, and which pages they are about.
+/// A task in flight, and which pages it is about.
 #[derive(Debug)]
 struct InFlight {
     ticket: Ticket,
     pages: Vec<usize>,
     member: usize,
+    shape: Shape,
 }
 
 /// One channel's share: its tasks, and whose turn it is.
@@ -205,11 +251,9 @@ pub(super) struct DsaChannel {
     order: Vec<usize>,
     near: usize,
     turn: usize,
-    in_flight: VecDeque<InFlight>,
+    in_flight: Vec<InFlight>,
     spare_tasks: Vec<Task>,
     spare_lists: Vec<Vec<usize>>,
-    capacity: usize,
-    batch: usize,
     sampling: Sampling,
 }
 
@@ -256,21 +300,11 @@ pub(super) struct Asked<'a> {
     pub(super) batch: usize,
 }
 
-/// The pages of a scan, and how they are cut into what one descriptor may name.
-#[derive(Debug)]
-struct Pages<'a> {
-    asked: &'a Asked<'a>,
-    /// Bytes of a piece of a page.
-    piece: u64,
-    /// Pieces of a page.
-    pieces: u64,
-}
-
-impl Pages<'_> {
+impl Asked<'_> {
     /// The pieces of a page: where each begins in it, and its length.
-    fn pieces(&self) -> impl Iterator<Item = (u64, u32)> + use<> {
-        let (size, piece) = (self.asked.size, self.piece);
-        (0..self.pieces).map(move |index| {
+    fn pieces(&self, shape: &Shape) -> impl Iterator<Item = (u64, u32)> + use<> {
+        let (size, piece) = (self.size, shape.piece);
+        (0..shape.pieces as u64).map(move |index| {
             let start = index * piece;
             let len = piece.min(size - start);
             (start, u32::try_from(len).unwrap_or(u32::MAX))
@@ -282,11 +316,10 @@ impl Pages<'_> {
         if len == 0 {
             return true;
         }
-        let offset = self.asked.offsets[index] + from;
+        let offset = self.offsets[index] + from;
         // Outside is impossible, since the batch was checked; data is the answer that loses nothing.
-        self.asked
-            .kernel
-            .is_zero(self.asked.source, offset, len)
+        self.kernel
+            .is_zero(self.source, offset, len)
             .unwrap_or(false)
     }
 }
@@ -312,11 +345,9 @@ impl DsaChannel {
             order,
             near,
             turn: index,
-            in_flight: VecDeque::new(),
+            in_flight: Vec::new(),
             spare_tasks: Vec::new(),
             spare_lists: Vec::new(),
-            capacity: 0,
-            batch: 0,
             sampling: Sampling {
                 allowed: sampling,
                 zero: 0.5,
@@ -326,28 +357,20 @@ impl DsaChannel {
 
     /// Sets the bits of those pages that are zero and whose bits are not set yet.
     pub(super) fn scan(&mut self, asked: &Asked<'_>, zero: &mut PageBitmap) -> Done {
-        let offsets = asked.offsets;
-        let piece = self.queues.max_transfer().min(asked.size);
-        let pages = Pages {
-            asked,
-            piece,
-            pieces: asked.size.div_ceil(piece),
-        };
-        let batch = asked.batch;
-        let pieces = usize::try_from(pages.pieces).unwrap_or(usize::MAX);
-        let wanted = batch.saturating_mul(self.queues.options.batches.max(1));
-        let descriptors = self.queues.room(batch).min(LARGEST_TASK);
-        let list_len = wanted.min(descriptors / pieces).max(1);
-        self.make_room(list_len.saturating_mul(pieces), batch);
+        // Of a call that was unwound: these are about other pages.
+        self.in_flight.clear();
         let mut done = Done::default();
-        let (mut next, mut known) = (0, 0);
+        let known = zero.count();
         let sampling = self.sampling.pays();
-        while next < offsets.len() {
+        let mut next = 0;
+        while next < asked.offsets.len() {
+            let queue = self.pick(asked, zero, &mut done);
+            let pages = queue.map_or(asked.batch, |(_, shape)| shape.pages);
             let mut list = self.spare_lists.pop().unwrap_or_default();
             list.clear();
-            while next < offsets.len() && list.len() < list_len {
+            while next < asked.offsets.len() && list.len() < pages {
                 if zero.get(next) {
-                    known += 1;
+                    // Untouched.
                 } else if sampling && asked.sampler.shows_data(next) {
                     done.sampled += 1;
                 } else {
@@ -355,20 +378,18 @@ impl DsaChannel {
                 }
                 next += 1;
             }
-            if list.is_empty() {
-                self.spare_lists.push(list);
-            } else {
-                self.launch(&pages, list, zero, &mut done);
-            }
-            while self.in_flight.len() >= self.queues.options.depth.max(1) {
-                self.land(&pages, zero, &mut done);
+            match queue {
+                Some((member, shape)) if !list.is_empty() => {
+                    self.launch(asked, member, shape, list, zero, &mut done);
+                }
+                _ => self.look(asked, list, zero, &mut done),
             }
         }
         while !self.in_flight.is_empty() {
-            self.land(&pages, zero, &mut done);
+            self.land_first(asked, zero, &mut done);
         }
         self.sampling
-            .learn(zero.count() - known, offsets.len() - known);
+            .learn(zero.count() - known, asked.offsets.len() - known);
         done
     }
 
@@ -377,72 +398,151 @@ impl DsaChannel {
         self.sampling.pays()
     }
 
-    /// Makes sure that tasks have room for so many descriptors, in batches of that size.
-    fn make_room(&mut self, capacity: usize, batch: usize) {
-        self.batch = batch;
-        if self.capacity < capacity {
-            self.spare_tasks.clear();
-            self.capacity = capacity;
+    /// The queue for the next task: of the near ones that are well, or else of the others, the one that will be done first.
+    /// Where the channel has enough in flight in all of them, it lands something. None if there is no queue to be had.
+    fn pick(
+        &mut self,
+        asked: &Asked<'_>,
+        zero: &mut PageBitmap,
+        done: &mut Done,
+    ) -> Option<(usize, Shape)> {
+        self.turn = self.turn.wrapping_add(1);
+        loop {
+            let (near, far) = self.order.split_at(self.near);
+            let mut all_busy = false;
+            for order in [near, far] {
+                match self.best_of(order, asked) {
+                    Best::Take(member, shape) => return Some((member, shape)),
+                    Best::Busy => {
+                        all_busy = true;
+                        break;
+                    }
+                    Best::None => {}
+                }
+            }
+            if !all_busy {
+                return None;
+            }
+            self.land_first(asked, zero, done);
         }
+    }
+
+    fn best_of(&self, order: &[usize], asked: &Asked<'_>) -> Best {
+        let mut best: Option<(Instant, usize, Shape)> = None;
+        let mut busy = false;
+        let now = Instant::now();
+        for step in 0..order.len() {
+            let member = order[self.turn.wrapping_add(step) % order.len()];
+            let Some(shape) = self.queues.shape(member, asked.size, asked.batch) else {
+                continue;
+            };
+            match self.queues.state(member) {
+                State::Rests => continue,
+                State::Rested { until } => {
+                    if self.queues.may_probe(member, until) {
+                        return Best::Take(member, shape);
+                    }
+                    continue;
+                }
+                State::Well => {}
+            }
+            if self.flights_in(member) >= self.queues.options.depth.max(1) {
+                busy = true;
+                continue;
+            }
+            let bytes = shape.pages as u64 * asked.size;
+            let end = self.queues.members[member].queue.would_end(now, bytes);
+            if best.is_none_or(|(sooner, ..)| end < sooner) {
+                best = Some((end, member, shape));
+            }
+        }
+        match best {
+            Some((_, member, shape)) => Best::Take(member, shape),
+            None if busy => Best::Busy,
+            None => Best::None,
+        }
+    }
+
+    fn flights_in(&self, member: usize) -> usize {
+        let of_it = |flight: &&InFlight| flight.member == member;
+        self.in_flight.iter().filter(of_it).count()
     }
 
     /// Sends a list of pages to a device, or has the CPU look at them.
     fn launch(
         &mut self,
-        pages: &Pages<'_>,
+        asked: &Asked<'_>,
+        member: usize,
+        shape: Shape,
         list: Vec<usize>,
         zero: &mut PageBitmap,
         done: &mut Done,
     ) {
-        let flight = self
-            .pick()
-            .and_then(|member| Some((member, self.prepare(member, pages, &list)?)));
-        if let Some((member, mut flight)) = flight {
-            self.submit(&mut flight, member, pages, zero, done);
+        if let Some(mut flight) = self.prepare(member, &shape, asked, &list) {
+            self.submit(&mut flight, member, asked, zero, done);
             if flight.sent() > 0 {
-                self.in_flight.push_back(InFlight {
+                self.in_flight.push(InFlight {
                     ticket: self.queues.engine.hand_over(flight),
                     pages: list,
                     member,
+                    shape,
                 });
                 return;
             }
             // Nothing was taken: the task is back at once.
-            self.spare_tasks.extend(flight.wait());
+            if let Ok(task) = flight.wait() {
+                self.put_away(task);
+            }
         }
+        self.look(asked, list, zero, done);
+    }
+
+    /// Has the CPU look at pages.
+    fn look(
+        &mut self,
+        asked: &Asked<'_>,
+        list: Vec<usize>,
+        zero: &mut PageBitmap,
+        done: &mut Done,
+    ) {
         for index in &list {
-            finish(pages, *index, (0, pages.asked.size), zero, done);
+            if asked.is_zero_from(*index, 0, asked.size) {
+                zero.set(*index);
+            }
         }
+        done.by_cpu += list.len();
         self.spare_lists.push(list);
     }
 
-    /// The queue whose turn it is: a near one, or else any that is well.
-    fn pick(&mut self) -> Option<usize> {
-        let turn = self.turn;
-        self.turn = self.turn.wrapping_add(1);
-        let (near, far) = self.order.split_at(self.near);
-        [near, far].into_iter().find_map(|order| {
-            (0..order.len())
-                .map(|step| order[turn.wrapping_add(step) % order.len()])
-                .find(|member| self.queues.is_well(*member))
-        })
-    }
-
-    fn prepare(&mut self, member: usize, pages: &Pages<'_>, list: &[usize]) -> Option<Flight> {
-        let mut task = match self.spare_tasks.pop() {
-            Some(task) => task,
-            None => Task::with_capacity(Kind::Dsa, self.capacity).ok()?,
+    fn prepare(
+        &mut self,
+        member: usize,
+        shape: &Shape,
+        asked: &Asked<'_>,
+        list: &[usize],
+    ) -> Option<Flight> {
+        let needed = list.len() * shape.pieces;
+        let fits = |task: &Task| needed <= task.capacity();
+        let mut task = match self.spare_tasks.iter().position(fits) {
+            Some(index) => self.spare_tasks.swap_remove(index),
+            None => Task::with_capacity(Kind::Dsa, needed.max(shape.pages * shape.pieces)).ok()?,
         };
         task.clear();
-        task.set_largest_batch(self.batch);
+        task.set_largest_batch(asked.batch);
         for index in list {
-            for (start, len) in pages.pieces() {
-                let offset = pages.asked.offsets[*index] + start;
-                task.push_compval(pages.asked.source, offset, len, 0).ok()?;
+            for (start, len) in asked.pieces(shape) {
+                let offset = asked.offsets[*index] + start;
+                task.push_compval(asked.source, offset, len, 0).ok()?;
             }
         }
         let queue = &self.queues.members[member].queue;
         Flight::new(queue, task, self.queues.options.patience).ok()
+    }
+
+    /// Keeps a task for the next time, and nothing of what it was about.
+    fn put_away(&mut self, mut task: Task) {
+        task.clear();
+        self.spare_tasks.push(task);
     }
 
     /// Submits as much as the queue takes within the retries.
@@ -450,10 +550,11 @@ impl DsaChannel {
         &mut self,
         flight: &mut Flight,
         member: usize,
-        pages: &Pages<'_>,
+        asked: &Asked<'_>,
         zero: &mut PageBitmap,
         done: &mut Done,
     ) {
+        let begun = Instant::now();
         let mut tries = 0;
         loop {
             match flight.submit() {
@@ -465,65 +566,75 @@ impl DsaChannel {
                     return;
                 }
             }
-            if !self.in_flight.is_empty() {
+            let own = self.in_flight.iter().position(|own| own.member == member);
+            if let Some(own) = own {
                 // What makes room is our own.
-                self.land(pages, zero, done);
-            } else if tries < self.queues.options.retries {
+                self.land(own, asked, zero, done);
+            } else if tries < self.queues.options.retries && begun.elapsed() < TRYING {
                 tries += 1;
-                // Longer each time, some 20 us in all.
                 (0..tries).for_each(|_| hint::spin_loop());
             } else {
+                if flight.sent() == 0 {
+                    self.queues.rest(member);
+                }
                 return;
             }
         }
     }
 
-    /// Waits for the oldest task and takes its answers.
-    fn land(&mut self, pages: &Pages<'_>, zero: &mut PageBitmap, done: &mut Done) {
-        let Some(InFlight {
+    /// Lands a task that is done, or else the one that should be done first.
+    fn land_first(&mut self, asked: &Asked<'_>, zero: &mut PageBitmap, done: &mut Done) {
+        let ready = self
+            .in_flight
+            .iter_mut()
+            .position(|flight| flight.ticket.is_ready());
+        let first = ready.or_else(|| {
+            let expected = |index: &usize| self.in_flight[*index].ticket.expected();
+            (0..self.in_flight.len()).min_by_key(expected)
+        });
+        if let Some(index) = first {
+            self.land(index, asked, zero, done);
+        }
+    }
+
+    /// Waits for a task and takes its answers.
+    fn land(&mut self, index: usize, asked: &Asked<'_>, zero: &mut PageBitmap, done: &mut Done) {
+        let InFlight {
             ticket,
             pages: list,
             member,
-        }) = self.in_flight.pop_front()
-        else {
-            return;
-        };
+            shape,
+        } = self.in_flight.swap_remove(index);
         match ticket.wait() {
             Ok(task) => {
                 let before = (done.by_device, done.trouble.faults);
-                read(&task, pages, &list, zero, done);
+                read(&task, asked, &shape, &list, zero, done);
                 // A device that failed with everything; missing pages are not its fault.
                 if (done.by_device, done.trouble.faults) == before {
                     self.queues.rest(member);
                 } else {
                     self.queues.answered(member);
                 }
-                self.spare_tasks.push(task);
+                self.put_away(task);
+                self.spare_lists.push(list);
             }
             Err(_) => {
                 done.trouble.timeouts += 1;
                 self.queues.rest(member);
-                for index in &list {
-                    finish(pages, *index, (0, pages.asked.size), zero, done);
-                }
+                self.look(asked, list, zero, done);
             }
         }
-        self.spare_lists.push(list);
     }
 }
 
-/// Has the CPU look at the bytes of a page from one to another, all others of which are known to be zero.
-fn finish(
-    pages: &Pages<'_>,
-    index: usize,
-    (from, to): (u64, u64),
-    zero: &mut PageBitmap,
-    done: &mut Done,
-) {
-    done.by_cpu += 1;
-    if pages.is_zero_from(index, from, to - from) {
-        zero.set(index);
-    }
+/// Which queue of several is to be taken.
+#[derive(Debug, Clone, Copy)]
+enum Best {
+    Take(usize, Shape),
+    /// One that is well has enough of this channel's.
+    Busy,
+    /// None is well.
+    None,
 }
 
 /// What a completion says of the piece that it is about.
@@ -556,11 +667,18 @@ fn said(completion: &Completion, len: u32, trouble: &mut Trouble) -> Said {
 }
 
 /// Takes the answers of a task.
-fn read(task: &Task, pages: &Pages<'_>, list: &[usize], zero: &mut PageBitmap, done: &mut Done) {
+fn read(
+    task: &Task,
+    asked: &Asked<'_>,
+    shape: &Shape,
+    list: &[usize],
+    zero: &mut PageBitmap,
+    done: &mut Done,
+) {
     let mut descriptor = 0;
     for index in list {
         let (mut differs, mut by_cpu) = (false, false);
-        for (start, len) in pages.pieces() {
+        for (start, len) in asked.pieces(shape) {
             if !differs {
                 match said(&task.completion(descriptor), len, &mut done.trouble) {
                     Said::Equal => {}
@@ -568,7 +686,7 @@ fn read(task: &Task, pages: &Pages<'_>, list: &[usize], zero: &mut PageBitmap, d
                     Said::EqualUpTo(byte) => {
                         by_cpu = true;
                         let rest = u64::from(len) - byte;
-                        differs = !pages.is_zero_from(*index, start + byte, rest);
+                        differs = !asked.is_zero_from(*index, start + byte, rest);
                     }
                 }
             }

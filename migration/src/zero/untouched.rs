@@ -19,7 +19,8 @@
 //! anonymous memory the next read of such a page gives zeroes.
 //!
 //! Before Linux 6.5, where a huge page vanishes during the read, the kernel leaves its entries out and goes on behind them
-//! (`pmd_trans_unstable`): the rest is shifted, and the read is short. So a short read tells nothing.
+//! (`pmd_trans_unstable`), and older ones make up for it with entries of pages behind those that were asked for: pages of data would
+//! look untouched. There the page map is not used.
 //!
 //! # Holes
 //!
@@ -41,11 +42,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use idxd::Process;
 use rustix::{
     fs::{SeekFrom, seek},
     io::Errno,
     param::page_size,
-    process::{Pid, getpid},
+    system::uname,
 };
 use thiserror::Error;
 
@@ -79,6 +81,9 @@ pub(super) struct Untouched {
     entries: Vec<u8>,
 }
 
+/// The first kernel whose page map leaves nothing out.
+const SOUND_SINCE: (u32, u32) = (6, 5);
+
 /// Why untouched pages are not looked for. They are read instead, which is right, and slower.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -91,6 +96,15 @@ pub enum ShortcutError {
         /// The reason.
         source: io::Error,
     },
+    /// The kernel's page map can be wrong.
+    #[error(
+        "untouched pages of private anonymous memory are not told by the page map of Linux {release}, which leaves entries out: that \
+         takes Linux 6.5"
+    )]
+    Kernel {
+        /// Its release.
+        release: String,
+    },
     /// Holes of a file cannot be found.
     #[error("untouched pages of a file cannot be told: seeking for holes fails")]
     Seek {
@@ -102,7 +116,8 @@ pub enum ShortcutError {
 impl Untouched {
     pub(super) fn new() -> Self {
         Self {
-            page_map: PageMap::open().map_err(|source| ShortcutError::PageMap { source }),
+            page_map: sound_kernel()
+                .and_then(|()| PageMap::open().map_err(|source| ShortcutError::PageMap { source })),
             seeking: Ok(()),
             entries: Vec::new(),
         }
@@ -243,24 +258,46 @@ fn entry(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(u64::MAX, u64::from_ne_bytes)
 }
 
+/// Whether this kernel's page map can be relied on.
+fn sound_kernel() -> Result<(), ShortcutError> {
+    let name = uname();
+    let release = name.release().to_string_lossy();
+    if is_sound(&release) {
+        return Ok(());
+    }
+    Err(ShortcutError::Kernel {
+        release: release.into_owned(),
+    })
+}
+
+/// Whether that release is new enough; one that is no number is not.
+fn is_sound(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next()?.parse::<u32>().ok();
+    match (next(), next()) {
+        (Some(major), Some(minor)) => (major, minor) >= SOUND_SINCE,
+        _ => false,
+    }
+}
+
 /// `/proc/self/pagemap` of the process that it was opened by.
 #[derive(Debug)]
 struct PageMap {
     file: File,
-    process: Pid,
+    process: Process,
 }
 
 impl PageMap {
     fn open() -> io::Result<Self> {
         // Before the file: if this is another process afterwards, it is opened again.
-        let process = getpid();
+        let process = Process::current()?;
         let file = File::open("/proc/self/pagemap")?;
         Ok(Self { file, process })
     }
 
     /// Reads entries from that of base page `first` on, by one call: what is left out is at the end.
     fn read(&mut self, first: u64, entries: &mut [u8]) -> io::Result<usize> {
-        if self.process != getpid() {
+        if !self.process.is_current() {
             // After a fork the file still shows the parent's memory.
             *self = Self::open()?;
         }
@@ -342,6 +379,16 @@ impl Looks {
             .is_err()
     }
 
+    /// Forgets what is known of a file, and looks again.
+    pub(crate) fn forget(&self) {
+        self.skip.store(0, Ordering::Relaxed);
+        self.skipped.store(0, Ordering::Relaxed);
+        // What is kept of a file that is another one now only makes pages be read.
+        if let Ok(mut extents) = self.extents.lock() {
+            extents.clear();
+        }
+    }
+
     /// Looking has found so many pages: after none, look half as often.
     fn found(&self, pages: usize) {
         let skip = match (pages, self.skipped.load(Ordering::Relaxed)) {
@@ -379,6 +426,28 @@ impl Looks {
                 extents.remove(0);
             }
             extents.push(extent.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_told_from_new_ones() {
+        for (release, sound) in [
+            ("6.5.0", true),
+            ("6.12.43+deb12-amd64", true),
+            ("7.0-rc1", true),
+            ("6.4.16", false),
+            ("6.1.0-28-amd64", false),
+            ("5.15.0", false),
+            ("6", false),
+            ("", false),
+            ("linux", false),
+        ] {
+            assert_eq!(is_sound(release), sound, "{release}");
         }
     }
 }
