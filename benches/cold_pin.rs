@@ -46,11 +46,12 @@ use std::{
 };
 
 use cgroup::{CpuBudget, Demand, LockRule, MemoryBudget};
-use harness::{Bench, Compare, Outcome, Row, Skipped};
+use harness::Bench;
 use nix::libc::iovec;
 use parapin::{
     Backing, BackingKind, Crew, IoUring, Iova, Mapping, NICEST, PageSize, Pages, Pinner, Region,
     Regions,
+    bench::{Compare, Outcome, Row, Skipped},
 };
 
 fn main() {

@@ -23,7 +23,8 @@ use std::{
 };
 
 use cgroup::CpuBudget;
-use harness::{Bench, Compare, Outcome, Row};
+use harness::Bench;
+use parapin::bench::{Compare, Outcome, Row};
 use pinning::{Allowance, Chunk, Constraints, Crew, Job, Plan, Range, Watch, Work};
 
 const MIB: u64 = 1 << 20;

@@ -36,8 +36,11 @@ use std::{
     time::Instant,
 };
 
-use harness::{Bench, Compare, Outcome, Row, Skipped};
-use parapin::{Crew, Mapping, Pages};
+use harness::Bench;
+use parapin::{
+    Crew, Mapping, Pages,
+    bench::{Compare, Outcome, Row, Skipped},
+};
 use pinning::{Allowance, Chunk, Constraints, Job, Plan, Range, Watch, Work};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 

@@ -66,8 +66,9 @@ mod rounds;
 #[path = "polite/tables.rs"]
 mod tables;
 
-use harness::{Bench, Skipped};
+use harness::Bench;
 use lab::Lab;
+use parapin::bench::Skipped;
 use role::Role;
 
 fn main() -> Result<(), Skipped> {

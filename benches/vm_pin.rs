@@ -65,13 +65,16 @@ use std::{
 };
 
 use edu::{Edu, Via};
-use harness::{Bench, Compare, Row, Skipped};
+use harness::Bench;
 use nix::{
     errno::Errno,
     libc,
     sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap},
 };
-use parapin::{Backing, BackingKind, Iova, OpsTarget, PageSize, Pinner, Region, Regions, Strategy};
+use parapin::{
+    Backing, BackingKind, Iova, OpsTarget, PageSize, Pinner, Region, Regions, Strategy,
+    bench::{Compare, Row, Skipped},
+};
 use vfio_bindings::bindings::vfio::{
     VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, vfio_iommu_type1_dma_map,
 };

@@ -23,13 +23,13 @@ use nix::{
 };
 use parapin::{
     Backing, BackingKind, Crew, IoUring, Iova, Mapping, NICEST, PageSize, Pages, Pinner, Populate,
-    Region, Regions, Target,
+    Region, Regions, Target, bench::Skipped,
 };
 use pinning::{Allowance, Plan, Watch};
 use rustix::{process::setpriority_process, thread::sched_getaffinity};
 use serde::{Deserialize, Serialize};
 
-use crate::{harness::Skipped, meter::Meter, role::Place};
+use crate::{meter::Meter, role::Place};
 
 /// A measurement, and where it happens.
 #[derive(Debug, Clone, Serialize, Deserialize)]

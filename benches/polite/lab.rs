@@ -19,14 +19,14 @@ use std::{
 };
 
 use cgroup::{Demand, LockRule, MemoryBudget};
-use parapin::{Mapping, Pages};
+use parapin::{Mapping, Pages, bench::Skipped};
 use rustix::{
     process::{geteuid, getpriority_process},
     thread::sched_getaffinity,
 };
 
 use crate::{
-    harness::{self, Bench, Skipped},
+    harness::{self, Bench},
     job::{Job, Sample, Work},
     neighbour::{Neighbour, Neighbours},
     role::{Answer, Place, Role},

@@ -32,8 +32,9 @@ use nix::{
     errno::Errno,
     sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap},
 };
+use parapin::bench::Skipped;
 
-use crate::{group::Throttled, harness::Skipped, job::Sample, neighbour::progress};
+use crate::{group::Throttled, job::Sample, neighbour::progress};
 
 /// From the end of one probe to the start of the next.
 const INTERVAL: Duration = Duration::from_micros(500);

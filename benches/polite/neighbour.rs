@@ -18,13 +18,11 @@ use std::{
 };
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use parapin::bench::Skipped;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    harness::Skipped,
-    role::{Place, Role},
-};
+use crate::role::{Place, Role};
 
 /// How one of them is started.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -16,11 +16,11 @@ use std::{
     process::Command,
 };
 
+use parapin::bench::Skipped;
 use rustix::process::setsid;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    harness::Skipped,
     job::{Job, Sample},
     neighbour::Neighbour,
 };

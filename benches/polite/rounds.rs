@@ -12,10 +12,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use crate::{
-    harness::{Bench, Outcome, Row, Skipped},
-    job::Sample,
-};
+use parapin::bench::{Outcome, Row, Skipped};
+
+use crate::{harness::Bench, job::Sample};
 
 /// What each side gave in one round.
 pub(crate) type Round<S> = BTreeMap<S, Sample>;

@@ -6,9 +6,11 @@
 
 use std::{fs, io};
 
+use parapin::bench::{Compare, Row, Skipped};
+
 use crate::{
     group::Group,
-    harness::{Bench, Compare, Row, Skipped},
+    harness::Bench,
     job::{Job, Ours, Sample, To, Work},
     lab::{Lab, User},
     neighbour::Neighbour,

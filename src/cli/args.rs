@@ -7,6 +7,8 @@ use std::num::NonZeroUsize;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use parapin::check::PciAddress;
 
+use super::bench::BenchArgs;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done (also --hold after a signal and a clean unpin)
@@ -65,6 +67,8 @@ pub(crate) enum Command {
     /// Say whether this host can pin guest memory for a device, and what to change.
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// Measure on this host what parapin promises.
+    Bench(BenchArgs),
 }
 
 /// Flags of `parapin pin`.
@@ -218,7 +222,7 @@ pub(crate) enum BackingName {
 }
 
 /// A positive number of bytes with an optional binary suffix.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     match parse_size::Config::new().with_binary().parse_size(text) {
         Ok(0) => Err("must be more than 0".to_owned()),
         Ok(bytes) => Ok(bytes),

@@ -7,6 +7,7 @@
 //! ```
 
 mod args;
+mod bench;
 mod check;
 mod device;
 mod exit;
@@ -27,6 +28,7 @@ pub(crate) fn run(args: Args) -> Exit {
     match args.command {
         Command::Pin(args) => pin::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }
 

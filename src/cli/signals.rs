@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Ctrl-C and SIGTERM: they cancel a job that runs, and end `--hold`.
+//! Ctrl-C and SIGTERM: they cancel a job that runs, end `--hold`, and end a bench at once.
 
-use std::io;
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use nix::sys::signal::{SigSet, Signal};
 use parapin::CancelToken;
@@ -26,9 +29,7 @@ impl Interrupts {
         for signal in [SIGINT, SIGTERM] {
             flag::register(signal, cancel.flag())?;
         }
-        // Whoever started this may have had them blocked, and --hold would then wait for ever.
-        let ours = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-        ours.thread_unblock()?;
+        unblock()?;
         Ok(Self { cancel, signals })
     }
 
@@ -36,4 +37,22 @@ impl Interrupts {
     pub(crate) fn wait(&mut self) {
         let _ = self.signals.forever().next();
     }
+}
+
+/// From now on either signal ends the process, as one that was cancelled: for work that leaves nothing behind.
+pub(crate) fn end_at_once() -> io::Result<()> {
+    let always = Arc::new(AtomicBool::new(true));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, CANCELLED, Arc::clone(&always))?;
+    }
+    unblock()
+}
+
+/// The exit code of [`Exit::Cancelled`](super::Exit).
+const CANCELLED: i32 = 130;
+
+/// Whoever started this may have had them blocked, and --hold would then wait for ever.
+fn unblock() -> io::Result<()> {
+    let ours = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    Ok(ours.thread_unblock()?)
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// What somebody needs to know who compares the numbers with his own.
 #[derive(Debug, Serialize)]
-pub(super) struct Machine {
+pub struct Machine {
     cpu: String,
     cpus: usize,
     kernel: String,
@@ -25,7 +25,8 @@ pub(super) struct Machine {
 
 impl Machine {
     /// This machine, and how busy it was since `before`.
-    pub(super) fn this(before: &Usage) -> Self {
+    #[must_use]
+    pub fn this(before: &Usage) -> Self {
         let unknown = || "unknown".to_owned();
         let (others, stolen) = before.since();
         Self {
@@ -81,7 +82,7 @@ fn chosen(path: &str) -> Option<String> {
 
 /// CPU time of the machine and of this process with its children, in ticks of `/proc`.
 #[derive(Debug)]
-pub(super) struct Usage {
+pub struct Usage {
     at: Instant,
     busy: u64,
     stolen: u64,
@@ -92,7 +93,9 @@ impl Usage {
     /// The clock of `/proc/stat`: fixed for all programs (proc(5), `USER_HZ`).
     const TICKS_A_SECOND: f64 = 100.0;
 
-    pub(super) fn now() -> Self {
+    /// Until now.
+    #[must_use]
+    pub fn now() -> Self {
         let all = numbers("/proc/stat", |text| {
             text.lines().next()?.strip_prefix("cpu ")
         });
