@@ -39,7 +39,11 @@ struct Watched {
     giver: Giver<Outcome>,
 }
 
-/// See the [module](self).
+/// One thread that waits for all queues of all devices, and gives tasks back in the order in which devices finish them.
+///
+/// It sleeps while nothing is in flight, and until the first of what is in flight should be done. Without it a [`Ticket`] waits for its
+/// own flight, so that starting and stopping it changes who waits and nothing else: any thread may do either at any time, any
+/// number of times. An error of one task, or a device that does not answer, concerns that task alone.
 ///
 /// It belongs to the process that made it. In a child after a fork it does not run, nor start.
 #[derive(Debug)]

@@ -22,6 +22,10 @@ pub(crate) struct Estimate {
     pace: f64,
     /// When everything submitted will be done.
     idle: Option<Instant>,
+    /// Bytes that were submitted and not seen to be done.
+    outstanding: u64,
+    /// When something was last seen to be done.
+    last: Option<Instant>,
     submissions: u32,
 }
 
@@ -54,16 +58,18 @@ impl Estimate {
         Self {
             pace: FIRST_PACE,
             idle: None,
+            outstanding: 0,
+            last: None,
             submissions: 0,
         }
     }
 
     /// Notes that `bytes` were submitted.
     pub(crate) fn submitted(&mut self, now: Instant, bytes: u64) -> Expected {
-        let begin = self.idle.map_or(now, |idle| idle.max(now));
-        let nanos = self.pace * bytes as f64 / 1024.0;
-        let end = begin + time(nanos);
+        let begin = self.begin(now);
+        let end = begin + self.takes(bytes);
         self.idle = Some(end);
+        self.outstanding = self.outstanding.saturating_add(bytes);
         self.submissions = self.submissions.wrapping_add(1);
         let early = self.submissions % EARLY_ONE_IN == 0;
         let share = if early { EARLY } else { 1.0 };
@@ -76,27 +82,49 @@ impl Estimate {
 
     /// When so many bytes would be done, if they were submitted now.
     pub(crate) fn would_end(&self, now: Instant, bytes: u64) -> Instant {
-        let begin = self.idle.map_or(now, |idle| idle.max(now));
-        begin + time(self.pace * bytes as f64 / 1024.0)
+        self.begin(now) + self.takes(bytes)
+    }
+
+    fn takes(&self, bytes: u64) -> Duration {
+        time(self.pace * bytes as f64 / 1024.0)
+    }
+
+    /// When the device will begin with what is submitted now. What is known to be in front of it bounds what was expected
+    /// once: else the doubts of many submitters add up, and the device waits for them.
+    fn begin(&self, now: Instant) -> Instant {
+        let known = now + self.takes(self.outstanding);
+        self.idle.map_or(now, |idle| idle.max(now)).min(known)
     }
 
     /// Notes that a task was done when it was first looked at, at `now`.
-    pub(crate) fn was_done(&mut self, expected: &Expected, now: Instant) {
+    pub(crate) fn was_done(&mut self, bytes: u64, expected: &Expected, now: Instant) {
+        self.ended(bytes, now);
         // An early look that came late says nothing either.
         let Some(sooner) = expected.end.checked_duration_since(now) else {
             return;
         };
         self.pace = (self.pace * 0.8).max(PACES.0);
-        // What waits behind it is done sooner as well: without that, each of many submitters adds its doubts, and the device
-        // waits for them.
+        // What waits behind it is done sooner as well.
         self.idle = self.idle.and_then(|idle| idle.checked_sub(sooner));
+    }
+
+    /// Notes that nobody waits any more for what was submitted.
+    pub(crate) fn ended(&mut self, bytes: u64, now: Instant) {
+        self.outstanding = self.outstanding.saturating_sub(bytes);
+        self.last = Some(now);
     }
 
     /// Notes that a task was seen unfinished, and then to finish at `now`.
     pub(crate) fn was_seen(&mut self, bytes: u64, expected: &Expected, now: Instant) {
-        let took = now.saturating_duration_since(expected.begin).as_nanos() as f64;
+        // Not before the one in front of it was done.
+        let begin = self
+            .last
+            .map_or(expected.begin, |last| last.max(expected.begin));
+        self.ended(bytes, now);
+        let took = now.saturating_duration_since(begin).as_nanos() as f64;
         // Late by a page fault or a neighbour is late once: nothing counts for more than twice what was expected.
-        let sample = (took * 1024.0 / bytes.max(1) as f64).min(self.pace * 2.0);
+        let sample = took * 1024.0 / bytes.max(1) as f64;
+        let sample = sample.clamp(self.pace / 2.0, self.pace * 2.0);
         self.pace = (self.pace * 0.75 + sample * 0.25).clamp(PACES.0, PACES.1);
         // What waits behind it is late as well.
         if let Some(idle) = &mut self.idle {
@@ -121,7 +149,7 @@ mod tests {
             let looked = expected.look + overslept;
             let done = now + time;
             if done <= looked {
-                estimate.was_done(&expected, looked);
+                estimate.was_done(TASK, &expected, looked);
                 now = looked;
             } else {
                 estimate.was_seen(TASK, &expected, done);
@@ -162,6 +190,12 @@ mod tests {
         // A late one moves what is behind it.
         let late = much_later + Duration::from_millis(1);
         estimate.was_seen(TASK, &first, late);
-        assert_eq!(estimate.submitted(much_later, TASK).begin, late);
+        estimate.submitted(late, TASK);
+        assert!(estimate.submitted(late, TASK).begin > late);
+        // Nothing is expected to wait for more than what is in front of it.
+        for _ in 0..5 {
+            estimate.ended(TASK, late);
+        }
+        assert_eq!(estimate.submitted(late, TASK).begin, late);
     }
 }

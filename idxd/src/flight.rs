@@ -98,7 +98,12 @@ impl Cargo {
     }
 }
 
-/// See the [module](self).
+/// A task on its way through a queue.
+///
+/// From the first descriptor that a device took to the last record that it wrote, the task's memory and all that its descriptors
+/// name belong to the flight. Dropping it waits until the device is done; a deadline that passes hands everything to the
+/// queue's quarantine; nothing frees them before. Submit it, then [`wait`](Self::wait), or
+/// [hand it over](crate::CompletionEngine::hand_over).
 #[derive(Debug)]
 pub struct Flight {
     /// There until the flight ends.
@@ -223,11 +228,12 @@ impl Flight {
             match self.bytes {
                 0 => {}
                 bytes if self.late => self.queue.was_seen(bytes, &self.expected, now),
-                _ => self.queue.was_done(&self.expected, now),
+                bytes => self.queue.was_done(bytes, &self.expected, now),
             }
             return Look::Done;
         }
         if now >= self.deadline {
+            self.queue.was_given_up(self.bytes, now);
             return Look::Over;
         }
         self.late |= now >= self.expected.look;

@@ -248,10 +248,13 @@ impl Queue {
     }
 
     /// Notes that a task was done when it was first looked at.
-    pub(crate) fn was_done(&self, expected: &Expected, now: Instant) {
-        if now < expected.end {
-            self.state().estimate.was_done(expected, now);
-        }
+    pub(crate) fn was_done(&self, bytes: u64, expected: &Expected, now: Instant) {
+        self.state().estimate.was_done(bytes, expected, now);
+    }
+
+    /// Notes that a task is not waited for any more.
+    pub(crate) fn was_given_up(&self, bytes: u64, now: Instant) {
+        self.state().estimate.ended(bytes, now);
     }
 
     /// Notes that a task was seen unfinished, and then finished.

@@ -158,7 +158,7 @@ impl Record {
     /// Whether the device has written it.
     ///
     /// If so, what the device wrote before it can be read: Acquire, which pairs with the order in which a device's writes
-    /// arrive, and in the model with the Release of [`Record::complete`].
+    /// arrive, and in the model with the Release of `complete`.
     #[must_use]
     #[inline]
     pub fn is_done(&self) -> bool {

@@ -54,7 +54,7 @@ impl Rate {
 /// Says for a comparison of `len` bytes at an address whether they differ, without looking at them.
 pub type Prepared = Arc<dyn Fn(u64, u32) -> bool + Send + Sync>;
 
-/// See the [module](self).
+/// One device of a [`Model`](super::Model), with one queue: its limits, its rate, and what it does wrong.
 pub struct Device {
     pub(super) name: String,
     pub(super) limits: Limits,

@@ -30,7 +30,7 @@ pub struct Chances {
     pub member_silent: u32,
 }
 
-/// See the [module](self).
+/// A [`Behaviour`] with every kind of trouble at random; the same seed gives the same trouble.
 #[derive(Debug, Clone)]
 pub struct Random {
     state: u64,

@@ -41,7 +41,9 @@ impl ZeroEngine {
     }
 }
 
-/// See the [module](self).
+/// Finds zero pages for all channels of a migration, by the engine that it was made with.
+///
+/// Cheap to clone. Each sending thread makes a [`ZeroChannel`] of its own.
 #[derive(Debug, Clone)]
 pub struct ZeroScanner {
     queues: Option<Arc<Queues>>,
