@@ -46,6 +46,10 @@ mod report;
 mod signals;
 
 pub use cgroup::{CpuBudget, MemoryBudget};
+/// Work queues of Intel DSA and IAA.
+pub use idxd;
+/// What moving a guest takes: which of its pages are zero.
+pub use migration;
 pub use chunk_table::{ChunkTable, CutChunk};
 pub use error::PinError;
 pub use handle::PinHandle;

@@ -16,223 +16,28 @@
 //! A queue that does not answer, answers nothing but errors or is always full rests, longer each time; afterwards one channel tries it
 //! with a small task.
 
+mod answer;
+mod queues;
+mod sampling;
+
 use std::{
     hint,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use idxd::{Completion, CompletionEngine, Flight, Kind, Queue, Source, Status, Task, Ticket};
+pub use answer::Trouble;
+pub(super) use answer::{Asked, Done};
+use idxd::{Flight, Kind, Task, Ticket};
+pub use queues::DsaOptions;
+pub(super) use queues::Queues;
+use queues::{Shape, State};
+use sampling::Sampling;
 
-use crate::{Kernel, PageBitmap, sys};
+use crate::PageBitmap;
 
-/// Most descriptors of a task; pages that need more are for the CPU.
-const LARGEST_TASK: usize = 4096;
-/// Pages of a task that shows whether a queue is well again.
-const PROBE: usize = 16;
 /// How long a full queue is tried again, at most: a try may be a system call in which the kernel has tried already.
 const TRYING: Duration = Duration::from_micros(20);
-
-/// How queues are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DsaOptions {
-    /// Tasks that a channel has in flight in each queue.
-    pub depth: usize,
-    /// Batches of a task, which are waited for together.
-    pub batches: usize,
-    /// Times that a full queue is tried again before the CPU takes the pages.
-    pub retries: u32,
-    /// How long a device may take for a task.
-    pub patience: Duration,
-}
-
-impl Default for DsaOptions {
-    fn default() -> Self {
-        Self {
-            depth: 2,
-            batches: 8,
-            retries: 64,
-            // Page faults and busy neighbours are over by then; a device that is not is halted.
-            patience: Duration::from_millis(500),
-        }
-    }
-}
-
-/// The queues of all channels.
-#[derive(Debug)]
-pub(super) struct Queues {
-    members: Vec<Member>,
-    engine: Arc<CompletionEngine>,
-    options: DsaOptions,
-    epoch: Instant,
-}
-
-/// A queue, and how it has fared.
-#[derive(Debug)]
-struct Member {
-    queue: Arc<Queue>,
-    /// Nanoseconds since the epoch until which it is left alone.
-    rests_until: AtomicU64,
-    /// Times in a row that it had to rest.
-    strikes: AtomicU32,
-}
-
-impl Queues {
-    /// Those of `queues` that are of a DSA.
-    pub(super) fn new(
-        queues: Vec<Arc<Queue>>,
-        engine: Arc<CompletionEngine>,
-        options: DsaOptions,
-    ) -> Self {
-        let members = queues
-            .into_iter()
-            .filter(|queue| queue.limits().kind == Kind::Dsa)
-            .map(|queue| Member {
-                queue,
-                rests_until: AtomicU64::new(0),
-                strikes: AtomicU32::new(0),
-            });
-        Self {
-            members: members.collect(),
-            engine,
-            options,
-            epoch: Instant::now(),
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    pub(super) fn engine(&self) -> &Arc<CompletionEngine> {
-        &self.engine
-    }
-
-    /// How pages of `size` bytes become descriptors of a queue; none if a page would be too many.
-    fn shape(&self, member: usize, size: u64, batch: usize) -> Option<Shape> {
-        let limits = self.members[member].queue.limits();
-        let piece = limits.max_transfer.min(size).clamp(1, u64::from(u32::MAX));
-        let pieces = usize::try_from(size.div_ceil(piece)).ok()?;
-        // More than an empty queue takes beside the channel's other tasks would only find it full.
-        let entries = (limits.size as usize / self.options.depth.max(1)).max(1);
-        let room = entries.saturating_mul(batch.min(limits.max_batch as usize).max(1));
-        let wanted = batch.saturating_mul(self.options.batches.max(1));
-        let mut pages = room.min(wanted).min(LARGEST_TASK) / pieces;
-        if self.members[member].rests_until.load(Ordering::Relaxed) > 0 {
-            pages = pages.min(PROBE);
-        }
-        (pieces <= LARGEST_TASK).then_some(Shape {
-            piece,
-            pieces,
-            pages: pages.max(1),
-        })
-    }
-
-    /// Leaves a queue alone for 10 ms, and twice as long each time it happens again, up to five minutes.
-    fn rest(&self, member: usize) {
-        const SHORTEST: Duration = Duration::from_millis(10);
-        let member = &self.members[member];
-        // Relaxed, here and below: hints, on which no other memory depends.
-        let strikes = member.strikes.fetch_add(1, Ordering::Relaxed).min(15);
-        self.leave_alone(member, SHORTEST * (1 << strikes));
-    }
-
-    fn leave_alone(&self, member: &Member, time: Duration) {
-        let until = (self.epoch.elapsed() + time).as_nanos();
-        let until = u64::try_from(until).unwrap_or(u64::MAX);
-        member.rests_until.store(until, Ordering::Relaxed);
-    }
-
-    fn state(&self, member: usize) -> State {
-        match self.members[member].rests_until.load(Ordering::Relaxed) {
-            0 => State::Well,
-            until if self.epoch.elapsed().as_nanos() < u128::from(until) => State::Rests,
-            until => State::Rested { until },
-        }
-    }
-
-    /// Whether this channel is the one that tries a queue which has rested; the others wait for what comes of it.
-    fn may_probe(&self, member: usize, until: u64) -> bool {
-        let for_now = self.epoch.elapsed() + self.options.patience * 2;
-        let for_now = u64::try_from(for_now.as_nanos()).unwrap_or(u64::MAX);
-        self.members[member]
-            .rests_until
-            .compare_exchange(until, for_now, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
-    }
-
-    fn answered(&self, member: usize) {
-        let member = &self.members[member];
-        if member.rests_until.load(Ordering::Relaxed) > 0 {
-            member.strikes.store(0, Ordering::Relaxed);
-            member.rests_until.store(0, Ordering::Relaxed);
-        }
-    }
-}
-
-/// How a queue is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Well,
-    Rests,
-    /// It may be tried.
-    Rested {
-        until: u64,
-    },
-}
-
-/// How pages become descriptors of one queue.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    /// Bytes of a piece of a page: what one descriptor names.
-    piece: u64,
-    /// Pieces of a page.
-    pieces: usize,
-    /// Pages of a task.
-    pages: usize,
-}
-
-/// What happened to the pages of a scan beside being looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Trouble {
-    /// Times that a queue was full.
-    pub full: u64,
-    /// Page faults.
-    pub faults: u64,
-    /// Descriptors that ended in another way than was asked for, or not at all.
-    pub failed: u64,
-    /// Tasks that were not answered in time.
-    pub timeouts: u64,
-    /// Times that a queue did not take descriptors at all.
-    pub refused: u64,
-}
-
-impl Trouble {
-    pub(super) fn add(&mut self, other: Self) {
-        self.full += other.full;
-        self.faults += other.faults;
-        self.failed += other.failed;
-        self.timeouts += other.timeouts;
-        self.refused += other.refused;
-    }
-}
-
-/// What became of the pages of a scan.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Done {
-    /// Pages that a sampled word showed to be data.
-    pub(super) sampled: usize,
-    /// Pages whose answer came from a device.
-    pub(super) by_device: usize,
-    /// Pages that the CPU looked at, or finished.
-    pub(super) by_cpu: usize,
-    pub(super) trouble: Trouble,
-}
 
 /// A task in flight, and which pages it is about.
 #[derive(Debug)]
@@ -255,73 +60,6 @@ pub(super) struct DsaChannel {
     spare_tasks: Vec<Task>,
     spare_lists: Vec<Vec<usize>>,
     sampling: Sampling,
-}
-
-/// Whether a word of each page is looked at before a device is.
-///
-/// A page of data mostly shows it there, which costs the CPU less than a descriptor; for a zero page it is spent in vain. So it
-/// pays up to a share of zero pages, which is what was found lately.
-#[derive(Debug, Clone, Copy)]
-struct Sampling {
-    allowed: bool,
-    /// The share of zero pages, of late.
-    zero: f64,
-}
-
-impl Sampling {
-    /// A sample costs about a third of a descriptor and its completion.
-    const PAYS_BELOW: f64 = 2.0 / 3.0;
-
-    fn pays(&self) -> bool {
-        self.allowed && self.zero < Self::PAYS_BELOW
-    }
-
-    fn learn(&mut self, zero: usize, of: usize) {
-        if of > 0 {
-            let share = zero as f64 / of as f64;
-            self.zero = self.zero * 0.5 + share * 0.5;
-        }
-    }
-}
-
-/// What is asked of a channel.
-#[derive(Debug)]
-pub(super) struct Asked<'a> {
-    pub(super) source: &'a Source,
-    /// Bytes of a page.
-    pub(super) size: u64,
-    /// Where pages begin in the source; all of them lie inside.
-    pub(super) offsets: &'a [u64],
-    /// The same pages, for the CPU's glance at one word.
-    pub(super) sampler: sys::Pages<'a>,
-    /// Finishes what a device could not.
-    pub(super) kernel: Kernel,
-    /// Descriptors of a batch.
-    pub(super) batch: usize,
-}
-
-impl Asked<'_> {
-    /// The pieces of a page: where each begins in it, and its length.
-    fn pieces(&self, shape: &Shape) -> impl Iterator<Item = (u64, u32)> + use<> {
-        let (size, piece) = (self.size, shape.piece);
-        (0..shape.pieces as u64).map(move |index| {
-            let start = index * piece;
-            let len = piece.min(size - start);
-            (start, u32::try_from(len).unwrap_or(u32::MAX))
-        })
-    }
-
-    /// What the CPU says of a page from a byte on.
-    fn is_zero_from(&self, index: usize, from: u64, len: u64) -> bool {
-        if len == 0 {
-            return true;
-        }
-        let offset = self.offsets[index] + from;
-        // Outside is impossible, since the batch was checked; data is the answer that loses nothing.
-        self.kernel
-            .is_zero(self.source, offset, len)
-            .unwrap_or(false)
-    }
 }
 
 impl DsaChannel {
@@ -608,7 +346,7 @@ impl DsaChannel {
         match ticket.wait() {
             Ok(task) => {
                 let before = (done.by_device, done.trouble.faults);
-                read(&task, asked, &shape, &list, zero, done);
+                answer::read(&task, asked, &shape, &list, zero, done);
                 // A device that failed with everything; missing pages are not its fault.
                 if (done.by_device, done.trouble.faults) == before {
                     self.queues.rest(member);
@@ -635,70 +373,4 @@ enum Best {
     Busy,
     /// None is well.
     None,
-}
-
-/// What a completion says of the piece that it is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Said {
-    Equal,
-    Differs,
-    /// Equal up to that byte, and nothing is known of it and what follows.
-    EqualUpTo(u64),
-}
-
-fn said(completion: &Completion, len: u32, trouble: &mut Trouble) -> Said {
-    match (completion.status, completion.result) {
-        (Status::SUCCESS, 0) => Said::Equal,
-        (Status::SUCCESS, 1) => Said::Differs,
-        // A difference would have ended it before the fault; a count that cannot be is not believed.
-        (status, 0) if status.is_page_fault() && completion.completed <= len => {
-            trouble.faults += 1;
-            Said::EqualUpTo(u64::from(completion.completed))
-        }
-        (status, _) => {
-            if status.is_page_fault() {
-                trouble.faults += 1;
-            } else {
-                trouble.failed += 1;
-            }
-            Said::EqualUpTo(0)
-        }
-    }
-}
-
-/// Takes the answers of a task.
-fn read(
-    task: &Task,
-    asked: &Asked<'_>,
-    shape: &Shape,
-    list: &[usize],
-    zero: &mut PageBitmap,
-    done: &mut Done,
-) {
-    let mut descriptor = 0;
-    for index in list {
-        let (mut differs, mut by_cpu) = (false, false);
-        for (start, len) in asked.pieces(shape) {
-            if !differs {
-                match said(&task.completion(descriptor), len, &mut done.trouble) {
-                    Said::Equal => {}
-                    Said::Differs => differs = true,
-                    Said::EqualUpTo(byte) => {
-                        by_cpu = true;
-                        let rest = u64::from(len) - byte;
-                        differs = !asked.is_zero_from(*index, start + byte, rest);
-                    }
-                }
-            }
-            descriptor += 1;
-        }
-        if !differs {
-            zero.set(*index);
-        }
-        if by_cpu {
-            done.by_cpu += 1;
-        } else {
-            done.by_device += 1;
-        }
-    }
 }
