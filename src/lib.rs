@@ -46,15 +46,15 @@ mod report;
 mod signals;
 
 pub use cgroup::{CpuBudget, MemoryBudget};
-/// Work queues of Intel DSA and IAA.
-pub use idxd;
-/// What moving a guest takes: which of its pages are zero.
-pub use migration;
 pub use chunk_table::{ChunkTable, CutChunk};
 pub use error::PinError;
 pub use handle::PinHandle;
+/// Work queues of Intel DSA and IAA.
+pub use idxd;
 pub use kind::PinErrorKind;
 pub use locality::Placement;
+/// What moving a guest takes: which of its pages are zero.
+pub use migration;
 pub use pinned::{Pinned, UnpinError, Unpinned};
 pub use pinner::Pinner;
 pub use pinning::{Alarm, CancelToken, Crew, NICEST, Progress, Stuck};

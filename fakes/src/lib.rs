@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod header;
 mod kernel;
 mod target;
 

@@ -2,18 +2,9 @@
 
 //! A C program that is compiled against the kernel's headers prints the same numbers as our structures and constants have.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
-
-use std::{
-    collections::BTreeMap,
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use fakes::header::{self, Numbers};
 
 use crate::{Flags, Opcode, Status, descriptor, record};
-
-type Numbers = BTreeMap<String, u64>;
 
 fn ours() -> Numbers {
     let layouts = descriptor::layout()
@@ -71,55 +62,24 @@ fn ours() -> Numbers {
         .collect()
 }
 
-/// A C program that prints the value of each name.
-fn program(names: impl Iterator<Item = String>) -> String {
-    let mut text = String::from(
-        "#include <stddef.h>\n#include <stdio.h>\n#include <linux/idxd.h>\nint main(void) {\n",
-    );
-    for name in names {
-        let value = match name.split_once('.') {
-            Some((structure, field)) => format!("offsetof(struct {structure}, {field})"),
-            None if name.starts_with(|c: char| c.is_ascii_uppercase()) => name.clone(),
-            None => format!("sizeof(struct {name})"),
-        };
-        text += &format!("printf(\"{name} %llu\\n\", (unsigned long long)({value}));\n");
+/// What a name of ours is in C.
+fn in_c(name: &str) -> String {
+    match name.split_once('.') {
+        Some((structure, field)) => format!("offsetof(struct {structure}, {field})"),
+        None if name.starts_with(|c: char| c.is_ascii_uppercase()) => name.to_owned(),
+        None => format!("sizeof(struct {name})"),
     }
-    text + "return 0;\n}\n"
-}
-
-fn theirs(headers: &Path, ours: &Numbers) -> Numbers {
-    let dir = env::temp_dir().join(format!("parapin-idxd-abi-{}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    let (source, binary) = (dir.join("abi.c"), dir.join("abi"));
-    fs::write(&source, program(ours.keys().cloned())).unwrap();
-    let compiled = Command::new("cc")
-        .arg("-isystem")
-        .arg(headers)
-        .args([&source, Path::new("-o"), &binary])
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&compiled.stderr).into_owned();
-    assert!(compiled.status.success(), "{errors}");
-    let printed = Command::new(&binary).output().unwrap();
-    fs::remove_dir_all(&dir).unwrap();
-    String::from_utf8(printed.stdout)
-        .unwrap()
-        .lines()
-        .map(|line| {
-            let (name, value) = line.split_once(' ').unwrap();
-            (name.to_owned(), value.parse().unwrap())
-        })
-        .collect()
 }
 
 #[test]
 fn structures_and_numbers_are_those_of_the_kernels_header() {
-    let given = env::var_os("PARAPIN_KERNEL_HEADERS").map(PathBuf::from);
-    let headers = given.unwrap_or_else(|| "/usr/include".into());
-    if !headers.join("linux/idxd.h").exists() {
-        println!("skipped: no linux/idxd.h; Debian's linux-libc-dev has it");
+    const HEADER: &str = "linux/idxd.h";
+    let Some(headers) = header::directory_of(HEADER) else {
+        println!("skipped: no {HEADER}; Debian's linux-libc-dev has it");
         return;
-    }
+    };
     let ours = ours();
-    assert_eq!(ours, theirs(&headers, &ours));
+    let expressions = ours.keys().map(|name| (name.clone(), in_c(name)));
+    let theirs = header::values(&headers, &[HEADER], expressions).unwrap();
+    assert_eq!(ours, theirs);
 }

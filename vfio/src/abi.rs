@@ -22,13 +22,9 @@ pub(crate) const VFIO_IOMMU_UNMAP_DMA: u32 = VFIO_BASE + 14;
 mod tests {
     //! A C program that is compiled against the kernel's headers prints the same numbers as these types have.
 
-    use std::{
-        collections::BTreeMap,
-        env, fs,
-        path::{Path, PathBuf},
-        process::Command,
-    };
+    use std::{fs, path::Path};
 
+    use fakes::header::{self, Numbers};
     use iommufd_bindings::iommufd::{
         IOMMUFD_CMD_IOAS_IOVA_RANGES, IOMMUFD_CMD_IOAS_MAP, IOMMUFD_CMD_IOAS_MAP_FILE,
         IOMMUFD_CMD_IOAS_UNMAP, IOMMUFD_CMD_OPTION, IOMMUFD_TYPE, iommu_ioas_iova_ranges,
@@ -45,9 +41,6 @@ mod tests {
     };
 
     use super::*;
-
-    /// Name and number, as Rust has them and as C prints them.
-    type Numbers = BTreeMap<String, u64>;
 
     /// The size of a structure, and where its fields are and how large.
     macro_rules! layout {
@@ -112,63 +105,28 @@ mod tests {
         numbers
     }
 
-    /// A C program that prints the value of each name.
-    fn program(names: impl Iterator<Item = String>) -> String {
-        let mut text = String::from(
-            "#include <stddef.h>\n#include <stdio.h>\n#include <linux/vfio.h>\n#include <linux/iommufd.h>\n\
-             int main(void) {\n",
-        );
-        for name in names {
-            let value = match *name.split('.').collect::<Vec<_>>() {
-                [constant] if constant.starts_with(|c: char| c.is_ascii_uppercase()) => {
-                    constant.to_owned()
-                }
-                [structure] => format!("sizeof(struct {structure})"),
-                [structure, field] => format!("offsetof(struct {structure}, {field})"),
-                [structure, field, _] => format!("sizeof(((struct {structure} *)0)->{field})"),
-                _ => panic!("{name}"),
-            };
-            text += &format!("printf(\"{name} %llu\\n\", (unsigned long long)({value}));\n");
+    /// What a name of ours is in C.
+    fn in_c(name: &str) -> String {
+        match *name.split('.').collect::<Vec<_>>() {
+            [constant] if constant.starts_with(|c: char| c.is_ascii_uppercase()) => {
+                constant.to_owned()
+            }
+            [structure] => format!("sizeof(struct {structure})"),
+            [structure, field] => format!("offsetof(struct {structure}, {field})"),
+            [structure, field, _] => format!("sizeof(((struct {structure} *)0)->{field})"),
+            _ => panic!("{name}"),
         }
-        text + "return 0;\n}\n"
     }
 
-    /// What C prints for the names of `ours`.
+    /// What C says of the names of `ours`.
     fn theirs(headers: &Path, ours: &Numbers) -> Numbers {
-        let dir = env::temp_dir().join(format!("parapin-abi-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let (source, binary) = (dir.join("abi.c"), dir.join("abi"));
-        fs::write(&source, program(ours.keys().cloned())).unwrap();
-        let compiled = Command::new("cc")
-            .arg("-isystem")
-            .arg(headers)
-            .args([&source, Path::new("-o"), &binary])
-            .output()
-            .unwrap();
-        let errors = String::from_utf8_lossy(&compiled.stderr).into_owned();
-        assert!(compiled.status.success(), "{errors}");
-        let printed = Command::new(&binary).output().unwrap();
-        fs::remove_dir_all(&dir).unwrap();
-        String::from_utf8(printed.stdout)
-            .unwrap()
-            .lines()
-            .map(|line| {
-                let (name, value) = line.split_once(' ').unwrap();
-                (name.to_owned(), value.parse().unwrap())
-            })
-            .collect()
-    }
-
-    /// Headers that know iommufd.
-    fn headers() -> Option<PathBuf> {
-        let given = env::var_os("PARAPIN_KERNEL_HEADERS").map(PathBuf::from);
-        let found = given.unwrap_or_else(|| "/usr/include".into());
-        found.join("linux/iommufd.h").exists().then_some(found)
+        let expressions = ours.keys().map(|name| (name.clone(), in_c(name)));
+        header::values(headers, &["linux/vfio.h", "linux/iommufd.h"], expressions).unwrap()
     }
 
     #[test]
     fn structures_and_numbers_are_those_of_the_kernels_headers() {
-        let Some(headers) = headers() else {
+        let Some(headers) = header::directory_of("linux/iommufd.h") else {
             println!(
                 "skipped: no linux/iommufd.h; PARAPIN_KERNEL_HEADERS=$(cargo xtask vm headers) names headers that \
                  have it"
