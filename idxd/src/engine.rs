@@ -149,6 +149,15 @@ impl Ticket {
         }
     }
 
+    /// Waits until that time, at most. Returns whether [`wait`](Self::wait) would return at once.
+    pub fn wait_until(&mut self, until: Instant) -> bool {
+        match &mut self.waiter {
+            Waiter::Engine(_) if !self.process.is_current() => true,
+            Waiter::Engine(slot) => slot.wait_until(until),
+            Waiter::Own(flight) => flight.wait_until(until),
+        }
+    }
+
     /// When the task should be done, by what is known of its queue.
     #[must_use]
     pub fn expected(&self) -> Instant {

@@ -269,6 +269,24 @@ impl Flight {
         }
     }
 
+    /// Waits on this thread until that time, at most. Returns whether [`wait`](Self::wait) would return at once.
+    pub fn wait_until(&mut self, until: Instant) -> bool {
+        loop {
+            let now = Instant::now();
+            if self.is_over() || !self.queue.is_ours() {
+                return true;
+            }
+            let left = until.saturating_duration_since(now);
+            if left.is_zero() {
+                return false;
+            }
+            match Step::next(now, self.expected.look, self.deadline) {
+                Step::Look => self.linger(),
+                Step::Sleep(time) => thread::sleep(time.min(left)),
+            }
+        }
+    }
+
     /// Gives the task back if it is done, and otherwise puts it into quarantine.
     pub(crate) fn end(mut self) -> Result<Task, WaitError> {
         self.finish()

@@ -2,7 +2,10 @@
 
 //! [`Slot`]: where one thread waits for one thing that another will leave there.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
 
 use crate::sync::{Condvar, Mutex, lock};
 
@@ -56,6 +59,25 @@ impl<T> Slot<T> {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Waits until that time, at most. Returns whether `wait` would return at once.
+    pub(crate) fn wait_until(&self, until: Instant) -> bool {
+        let mut state = lock(&self.0.state);
+        while let State::Empty { .. } = *state {
+            let time = until.saturating_duration_since(Instant::now());
+            if time.is_zero() {
+                return false;
+            }
+            *state = State::Empty { awaited: true };
+            state = self
+                .0
+                .left
+                .wait_timeout(state, time)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        true
     }
 
     /// Whether `wait` would return at once.

@@ -667,3 +667,21 @@ fn an_engine_may_be_dropped_by_its_own_thread() {
         thread::yield_now();
     }
 }
+
+#[test]
+fn waiting_for_a_while_tells_whether_there_is_anything_to_wait_for() {
+    let pages = Pages::new(4, 64, |page| page % 2 == 0);
+    for engine in [CompletionEngine::new(), started()] {
+        let (hand, queue) = Hand::queue(Mode::Shared, 16, 8, true);
+        let mut ticket = engine.hand_over(fly(&queue, pages.task(), LONG));
+        assert!(!ticket.wait_until(Instant::now() + Duration::from_millis(2)));
+        assert!(!ticket.wait_until(Instant::now()));
+        hand.work(1);
+        assert!(ticket.wait_until(Instant::now() + LONG));
+        assert_eq!(answers(&ticket.wait().unwrap()), pages.answers());
+        // One that is never answered is over.
+        let mut ticket = engine.hand_over(fly(&queue, pages.task(), SHORT));
+        assert!(ticket.wait_until(Instant::now() + LONG));
+        assert!(matches!(ticket.wait(), Err(WaitError::TimedOut { .. })));
+    }
+}

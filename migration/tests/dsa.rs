@@ -472,7 +472,7 @@ fn a_device_that_never_answers_is_left_alone_and_nothing_hangs() {
 }
 
 #[test]
-fn queues_take_turns_and_near_ones_come_first() {
+fn near_queues_share_the_work_and_far_ones_get_none() {
     let near = Limits {
         node: Some(0),
         ..Device::LIMITS
@@ -495,7 +495,9 @@ fn queues_take_turns_and_near_ones_come_first() {
         .scan(&block, 4096, &pages_of(&block, 4096), &mut zero)
         .unwrap();
     let descriptors = [0, 1, 2].map(|device| model.counts(device).descriptors);
-    assert_eq!(descriptors, [512, 512, 0]);
+    let [first, second, third] = descriptors;
+    assert_eq!((first + second, third), (1024, 0));
+    assert!(first > 0 && second > 0, "{descriptors:?}");
     // Where nothing is near, all are used.
     let mut channel = by_dsa.channel_on(0, Some(3));
     channel

@@ -320,18 +320,44 @@ impl DsaChannel {
         }
     }
 
-    /// Lands a task that is done, or else the one that should be done first.
+    /// Lands the task that is done first. There is one in flight.
     fn land_first(&mut self, asked: &Asked<'_>, zero: &mut PageBitmap, done: &mut Done) {
-        let ready = self
-            .in_flight
-            .iter_mut()
-            .position(|flight| flight.ticket.is_ready());
-        let first = ready.or_else(|| {
+        let index = self.first_done();
+        self.land(index, asked, zero, done);
+    }
+
+    /// Waits until a task is done, and says which. It waits for the one that should be done first, but not for longer than until
+    /// another one should be: a device that is late holds up no other.
+    fn first_done(&mut self) -> usize {
+        /// Where several are late.
+        const TURN: Duration = Duration::from_micros(200);
+        loop {
+            let ready = self
+                .in_flight
+                .iter_mut()
+                .position(|flight| flight.ticket.is_ready());
+            if let Some(index) = ready {
+                return index;
+            }
             let expected = |index: &usize| self.in_flight[*index].ticket.expected();
-            (0..self.in_flight.len()).min_by_key(expected)
-        });
-        if let Some(index) = first {
-            self.land(index, asked, zero, done);
+            let mut order: Vec<usize> = (0..self.in_flight.len()).collect();
+            order.sort_by_key(expected);
+            let [first, others @ ..] = order.as_slice() else {
+                return 0;
+            };
+            let Some(next) = others.iter().map(expected).min() else {
+                return *first;
+            };
+            let now = Instant::now();
+            // The late ones take turns.
+            let late = order.iter().filter(|index| expected(index) <= now).count();
+            let turn = if late > 1 { self.turn % late } else { 0 };
+            let until = next.max(now + TURN);
+            let first = order[turn];
+            self.turn = self.turn.wrapping_add(1);
+            if self.in_flight[first].ticket.wait_until(until) {
+                return first;
+            }
         }
     }
 
