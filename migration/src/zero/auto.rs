@@ -75,8 +75,8 @@ const BYTES: u64 = 64 << 20;
 const MOST_CHANNELS: usize = 8;
 /// Pages that can be measured.
 const PAGE_SIZES: RangeInclusive<u64> = 64..=2 << 20;
-/// Pages of a call.
-const PAGES: usize = 1024;
+/// Pages of a call: enough for a device to have the next task while the last one is read.
+const PAGES: usize = 4096;
 
 impl ZeroScanner {
     /// Measures software and the queues, some tens of milliseconds each, and takes what costs less CPU time for what is asked for.

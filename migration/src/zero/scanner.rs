@@ -230,6 +230,9 @@ impl ZeroChannel {
     /// Pages may have any size from 64 bytes to 1 GiB, lie anywhere, in any order, and overlap. The answer is right whatever
     /// a device does; for a page that is written to meanwhile, it is that of some moment of the call in every part of it.
     ///
+    /// With DSA, ask for many pages at a time: one task (eight batches) is in flight while the last one is read, which takes 2,048
+    /// pages of the default batch; a call for a single batch sleeps and wakes up for that alone.
+    ///
     /// # Errors
     ///
     /// If there can be no such pages, or one does not lie inside of the block. Nothing was read then.
