@@ -210,7 +210,7 @@ fn check_models(command: &CommandLine) -> Result<()> {
     let output = command.read()?;
     print!("{output}");
     let with_models = output
-        .split("running ")
+        .split("\nrunning ")
         .filter(|run| run.contains("::models::"))
         .count();
     ensure!(
