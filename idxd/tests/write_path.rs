@@ -342,3 +342,16 @@ fn a_queue_closes_its_node_and_then_frees_what_timed_out() {
     let rest = std::iter::from_fn(|| reader.next()).count();
     assert_eq!(rest, 4);
 }
+
+#[test]
+fn a_process_fills_a_shared_queue_to_its_threshold_and_a_dedicated_one_to_its_size() {
+    for (mode, threshold, room) in [
+        ("shared", "6", 6),
+        ("shared", "99", 16),
+        ("dedicated", "6", 16),
+    ] {
+        let tree = Tree::new(mode).with_pipe();
+        tree.put("wq0.0", &[("threshold", threshold)]);
+        assert_eq!(tree.open().limits().size, room, "{mode} {threshold}");
+    }
+}

@@ -8,7 +8,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use idxd::{
     CompletionEngine, Limits, Mode, Queue, Source,
-    model::{Behaviour, Chances, Device, EntryFate, Model, Random, Rate},
+    model::{Behaviour, Chances, Device, EntryFate, MemberFate, Model, Random, Rate},
 };
 use migration::{
     Backed, DsaOptions, Mapping, PageBitmap, RamBlock, SoftwareScanner, ZeroEngine, ZeroReport,
@@ -324,6 +324,58 @@ fn a_page_larger_than_a_transfer_is_compared_in_pieces() {
     assert!(zero.ones().eq([0, 3]));
     assert_eq!((report.by_device, report.by_cpu), (4, 0));
     assert_eq!(model.counts(0).descriptors, 4 * 32);
+}
+
+#[test]
+fn a_page_of_too_many_pieces_is_for_the_cpu() {
+    let limits = Limits {
+        max_transfer: 64,
+        ..Device::LIMITS
+    };
+    let (model, queue) = one(Device::new("pieces", limits));
+    let by_dsa = scanner(vec![queue], false).sampling(false);
+    let size = 1 << 20;
+    let mapping = Mapping::new(2 * size, Backed::Small).unwrap();
+    assert!(mapping.store(size + 5, 1));
+    let block = RamBlock::new(mapping.source().unwrap());
+    let mut zero = PageBitmap::new(0);
+    let report = by_dsa
+        .channel(0)
+        .scan(&block, size, &pages_of(&block, size), &mut zero)
+        .unwrap();
+    assert!(zero.ones().eq([0]));
+    assert_eq!((report.by_device, report.by_cpu), (0, 2));
+    assert_eq!(model.counts(0).taken, 0);
+}
+
+/// The CPU goes on at the byte that the device came to, and to the last byte of the page.
+#[test]
+fn what_is_behind_a_fault_is_looked_at_to_its_end() {
+    #[derive(Debug)]
+    struct FaultsAt(u32);
+    impl Behaviour for FaultsAt {
+        fn member(&mut self, _: &idxd::Descriptor) -> MemberFate {
+            MemberFate::FaultAt(self.0)
+        }
+    }
+    let odd = [0, 99, 100, 101, 2047, 4094, 4095];
+    for fault in [0, 1, 100, 2048, 4095] {
+        let (_model, queue) = one(Device::new("faults", Device::LIMITS).behaviour(FaultsAt(fault)));
+        let mut bytes = vec![0; (odd.len() + 1) * 4096];
+        for (page, at) in odd.iter().enumerate() {
+            bytes[page * 4096 + at] = 1;
+        }
+        let block = RamBlock::new(Source::of_vec(bytes).unwrap());
+        let mut zero = PageBitmap::new(0);
+        let report = scanner(vec![queue], false)
+            .sampling(false)
+            .channel(0)
+            .scan(&block, 4096, &pages_of(&block, 4096), &mut zero)
+            .unwrap();
+        assert!(zero.ones().eq([odd.len()]), "{fault}: {zero:?}");
+        let in_front = odd.iter().filter(|at| **at < fault as usize).count();
+        assert_eq!(report.by_device, in_front, "{fault}");
+    }
 }
 
 #[test]

@@ -150,3 +150,43 @@ pub(super) fn read(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_believed_but_success_and_what_is_in_front_of_a_fault() {
+        let completion = |byte: u8, result, completed| Completion {
+            status: Status::of_byte(byte),
+            result,
+            completed,
+            fault_addr: 0,
+        };
+        let table = [
+            (completion(0x01, 0, 0), Said::Equal),
+            (completion(0x01, 1, 7), Said::Differs),
+            (completion(0x01, 2, 0), Said::EqualUpTo(0)),
+            (completion(0x03, 0, 512), Said::EqualUpTo(512)),
+            (completion(0x83, 0, 4096), Said::EqualUpTo(4096)),
+            (completion(0x04, 0, 1), Said::EqualUpTo(1)),
+            // These cannot be.
+            (completion(0x03, 0, 4097), Said::EqualUpTo(0)),
+            (completion(0x03, 1, 512), Said::EqualUpTo(0)),
+            (completion(0x00, 0, 0), Said::EqualUpTo(0)),
+            (completion(0x02, 0, 0), Said::EqualUpTo(0)),
+            (completion(0x81, 0, 0), Said::EqualUpTo(0)),
+            (completion(0x20, 0, 4096), Said::EqualUpTo(0)),
+        ];
+        for (completion, expected) in table {
+            let mut trouble = Trouble::default();
+            assert_eq!(
+                said(&completion, 4096, &mut trouble),
+                expected,
+                "{completion:?}"
+            );
+            let is_trouble = !matches!(expected, Said::Equal | Said::Differs);
+            assert_eq!(trouble.faults + trouble.failed, u64::from(is_trouble));
+        }
+    }
+}
