@@ -327,7 +327,7 @@ impl DsaChannel {
     }
 
     /// Waits until a task is done, and says which. It waits for the one that should be done first, but not for longer than until
-    /// another one should be: a device that is late holds up no other.
+    /// one of another queue should be: a device that is late holds up no other.
     fn first_done(&mut self) -> usize {
         /// Where several are late.
         const TURN: Duration = Duration::from_micros(200);
@@ -342,21 +342,28 @@ impl DsaChannel {
             let expected = |index: &usize| self.in_flight[*index].ticket.expected();
             let mut order: Vec<usize> = (0..self.in_flight.len()).collect();
             order.sort_by_key(expected);
-            let [first, others @ ..] = order.as_slice() else {
-                return 0;
-            };
-            let Some(next) = others.iter().map(expected).min() else {
-                return *first;
+            // A queue's tasks end in their order: of each, the first is enough.
+            let mut seen = Vec::new();
+            order.retain(|index| {
+                let member = self.in_flight[*index].member;
+                let is_new = !seen.contains(&member);
+                seen.push(member);
+                is_new
+            });
+            let (Some(first), Some(next)) = (order.first(), order.get(1)) else {
+                return order.first().copied().unwrap_or(0);
             };
             let now = Instant::now();
+            let until = expected(next).max(now + TURN);
             // The late ones take turns.
             let late = order.iter().filter(|index| expected(index) <= now).count();
-            let turn = if late > 1 { self.turn % late } else { 0 };
-            let until = next.max(now + TURN);
-            let first = order[turn];
+            let chosen = match late {
+                0 | 1 => *first,
+                _ => order[self.turn % late],
+            };
             self.turn = self.turn.wrapping_add(1);
-            if self.in_flight[first].ticket.wait_until(until) {
-                return first;
+            if self.in_flight[chosen].ticket.wait_until(until) {
+                return chosen;
             }
         }
     }
