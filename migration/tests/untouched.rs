@@ -489,10 +489,7 @@ impl Swap {
         std::fs::write(&path, vec![0; 16 << 20]).ok()?;
         let this = Self(path);
         let done = |program: &str, arguments: &[&str]| {
-            let command = std::process::Command::new(program)
-                .args(arguments)
-                .arg(&this.0)
-                .output();
+            let command = Command::new(program).args(arguments).arg(&this.0).output();
             command.is_ok_and(|output| output.status.success())
         };
         let made = done("chmod", &["600"]) && done("mkswap", &["--quiet"]) && done("swapon", &[]);
@@ -502,7 +499,7 @@ impl Swap {
 
 impl Drop for Swap {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("swapoff").arg(&self.0).output();
+        let _ = Command::new("swapoff").arg(&self.0).output();
         let _ = std::fs::remove_file(&self.0);
     }
 }
