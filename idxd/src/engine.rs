@@ -167,6 +167,7 @@ impl Ticket {
     /// Whether waiting would return at once.
     pub fn is_ready(&mut self) -> bool {
         match &mut self.waiter {
+            Waiter::Engine(_) if !self.process.is_current() => true,
             Waiter::Engine(slot) => slot.is_ready(),
             Waiter::Own(flight) => flight.is_over(),
         }

@@ -211,7 +211,13 @@ impl Flight {
 
     /// Whether waiting would return at once.
     pub(crate) fn is_over(&mut self) -> bool {
-        self.is_done() || Instant::now() >= self.deadline
+        if self.is_done() {
+            return true;
+        }
+        let now = Instant::now();
+        // Seen unfinished: when it is done, that is a measurement.
+        self.late |= now >= self.expected.look;
+        now >= self.deadline
     }
 
     /// Whether the device is done with everything that it took. Never blocks.

@@ -14,7 +14,7 @@ use std::{
     ops::Range,
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -42,6 +42,8 @@ pub struct RamBlock {
 /// What was learnt of a block, by whichever clone of it.
 #[derive(Debug, Default)]
 struct Known {
+    /// Held while the kernel is asked, so that an answer which is out of date is not the last one.
+    asking: Mutex<()>,
     /// Whether the kernel has confirmed what was asked for.
     sound: AtomicBool,
     /// Where in its file the block begins.
@@ -132,6 +134,11 @@ impl RamBlock {
     ///
     /// As for what made it. All its pages are read from then on, until a call succeeds.
     pub fn recheck(&self) -> Result<(), BackingError> {
+        let _asking = self
+            .known
+            .asking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Pairs with the loads in `shortcut`: a scan of any clone that begins after this reads every page.
         self.known.sound.store(false, Ordering::SeqCst);
         self.known.looks.forget();

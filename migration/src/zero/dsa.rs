@@ -17,6 +17,7 @@
 //! with a small task.
 
 mod answer;
+mod health;
 mod queues;
 mod sampling;
 
@@ -28,10 +29,11 @@ use std::{
 
 pub use answer::Trouble;
 pub(super) use answer::{Asked, Done};
+use health::Leave;
 use idxd::{Flight, Kind, Task, Ticket};
 pub use queues::DsaOptions;
 pub(super) use queues::Queues;
-use queues::{Shape, State};
+use queues::Shape;
 use sampling::Sampling;
 
 use crate::PageBitmap;
@@ -44,7 +46,14 @@ const TRYING: Duration = Duration::from_micros(20);
 struct InFlight {
     ticket: Ticket,
     pages: Vec<usize>,
+    way: Way,
+}
+
+/// Which queue a task goes to, by what leave, and cut how.
+#[derive(Debug, Clone, Copy)]
+struct Way {
     member: usize,
+    leave: Leave,
     shape: Shape,
 }
 
@@ -102,8 +111,8 @@ impl DsaChannel {
         let sampling = self.sampling.pays();
         let mut next = 0;
         while next < asked.offsets.len() {
-            let queue = self.pick(asked, zero, &mut done);
-            let pages = queue.map_or(asked.batch, |(_, shape)| shape.pages);
+            let way = self.pick(asked, zero, &mut done);
+            let pages = way.map_or(asked.batch, |way| way.shape.pages);
             let mut list = self.spare_lists.pop().unwrap_or_default();
             list.clear();
             while next < asked.offsets.len() && list.len() < pages {
@@ -116,11 +125,15 @@ impl DsaChannel {
                 }
                 next += 1;
             }
-            match queue {
-                Some((member, shape)) if !list.is_empty() => {
-                    self.launch(asked, member, shape, list, zero, &mut done);
+            match way {
+                Some(way) if !list.is_empty() => {
+                    self.launch(asked, way, list, zero, &mut done);
                 }
-                _ => self.look(asked, list, zero, &mut done),
+                Some(way) => {
+                    self.queues.unused(way.member, way.leave);
+                    self.spare_lists.push(list);
+                }
+                None => self.look(asked, list, zero, &mut done),
             }
         }
         while !self.in_flight.is_empty() {
@@ -137,20 +150,15 @@ impl DsaChannel {
     }
 
     /// The queue for the next task: of the near ones that are well, or else of the others, the one that will be done first.
-    /// Where the channel has enough in flight in all of them, it lands something. None if there is no queue to be had.
-    fn pick(
-        &mut self,
-        asked: &Asked<'_>,
-        zero: &mut PageBitmap,
-        done: &mut Done,
-    ) -> Option<(usize, Shape)> {
+    /// Where the channel has enough in flight there, it lands something. None if there is no queue to be had.
+    fn pick(&mut self, asked: &Asked<'_>, zero: &mut PageBitmap, done: &mut Done) -> Option<Way> {
         self.turn = self.turn.wrapping_add(1);
         loop {
             let (near, far) = self.order.split_at(self.near);
             let mut all_busy = false;
             for order in [near, far] {
                 match self.best_of(order, asked) {
-                    Best::Take(member, shape) => return Some((member, shape)),
+                    Best::Take(way) => return Some(way),
                     Best::Busy => {
                         all_busy = true;
                         break;
@@ -166,43 +174,43 @@ impl DsaChannel {
     }
 
     fn best_of(&self, order: &[usize], asked: &Asked<'_>) -> Best {
-        let mut best: Option<(Instant, usize, Shape)> = None;
-        let mut busy = false;
+        let mut best: Option<(Instant, Way)> = None;
         let now = Instant::now();
         for step in 0..order.len() {
             let member = order[self.turn.wrapping_add(step) % order.len()];
             let Some(shape) = self.queues.shape(member, asked.size, asked.batch) else {
                 continue;
             };
-            match self.queues.state(member) {
-                State::Rests => continue,
-                State::Rested { until } => {
-                    if self.queues.may_probe(member, until) {
-                        return Best::Take(member, shape);
-                    }
-                    continue;
-                }
-                State::Well => {}
-            }
-            if self.flights_in(member) >= self.queues.options.depth.max(1) {
-                busy = true;
+            let Some(leave) = self.queues.leave(member) else {
                 continue;
+            };
+            let mut way = Way {
+                member,
+                leave,
+                shape,
+            };
+            if leave.is_probe {
+                way.shape = shape.of_probe();
+                return Best::Take(way);
             }
+            // Also of one that has enough of this channel's: to wait for it may be sooner than what another one takes.
             let bytes = shape.pages as u64 * asked.size;
             let end = self.queues.members[member].queue.would_end(now, bytes);
-            if best.is_none_or(|(sooner, ..)| end < sooner) {
-                best = Some((end, member, shape));
+            if best.is_none_or(|(sooner, _)| end < sooner) {
+                best = Some((end, way));
             }
         }
         match best {
-            Some((_, member, shape)) => Best::Take(member, shape),
-            None if busy => Best::Busy,
             None => Best::None,
+            Some((_, way)) if self.flights_in(way.member) >= self.queues.options.depth.max(1) => {
+                Best::Busy
+            }
+            Some((_, way)) => Best::Take(way),
         }
     }
 
     fn flights_in(&self, member: usize) -> usize {
-        let of_it = |flight: &&InFlight| flight.member == member;
+        let of_it = |flight: &&InFlight| flight.way.member == member;
         self.in_flight.iter().filter(of_it).count()
     }
 
@@ -210,20 +218,18 @@ impl DsaChannel {
     fn launch(
         &mut self,
         asked: &Asked<'_>,
-        member: usize,
-        shape: Shape,
+        way: Way,
         list: Vec<usize>,
         zero: &mut PageBitmap,
         done: &mut Done,
     ) {
-        if let Some(mut flight) = self.prepare(member, &shape, asked, &list) {
-            self.submit(&mut flight, member, asked, zero, done);
+        if let Some(mut flight) = self.prepare(&way, asked, &list) {
+            self.submit(&mut flight, &way, asked, zero, done);
             if flight.sent() > 0 {
                 self.in_flight.push(InFlight {
                     ticket: self.queues.engine.hand_over(flight),
                     pages: list,
-                    member,
-                    shape,
+                    way,
                 });
                 return;
             }
@@ -231,6 +237,8 @@ impl DsaChannel {
             if let Ok(task) = flight.wait() {
                 self.put_away(task);
             }
+        } else {
+            self.queues.unused(way.member, way.leave);
         }
         self.look(asked, list, zero, done);
     }
@@ -252,13 +260,8 @@ impl DsaChannel {
         self.spare_lists.push(list);
     }
 
-    fn prepare(
-        &mut self,
-        member: usize,
-        shape: &Shape,
-        asked: &Asked<'_>,
-        list: &[usize],
-    ) -> Option<Flight> {
+    fn prepare(&mut self, way: &Way, asked: &Asked<'_>, list: &[usize]) -> Option<Flight> {
+        let shape = &way.shape;
         let needed = list.len() * shape.pieces;
         let fits = |task: &Task| needed <= task.capacity();
         let mut task = match self.spare_tasks.iter().position(fits) {
@@ -273,7 +276,7 @@ impl DsaChannel {
                 task.push_compval(asked.source, offset, len, 0).ok()?;
             }
         }
-        let queue = &self.queues.members[member].queue;
+        let queue = &self.queues.members[way.member].queue;
         Flight::new(queue, task, self.queues.options.patience).ok()
     }
 
@@ -287,7 +290,7 @@ impl DsaChannel {
     fn submit(
         &mut self,
         flight: &mut Flight,
-        member: usize,
+        way: &Way,
         asked: &Asked<'_>,
         zero: &mut PageBitmap,
         done: &mut Done,
@@ -300,11 +303,14 @@ impl DsaChannel {
                 Ok(false) => done.trouble.full += 1,
                 Err(_) => {
                     done.trouble.refused += 1;
-                    self.queues.rest(member);
+                    self.queues.failed(way.member, way.leave);
                     return;
                 }
             }
-            let own = self.in_flight.iter().position(|own| own.member == member);
+            let own = self
+                .in_flight
+                .iter()
+                .position(|own| own.way.member == way.member);
             if let Some(own) = own {
                 // What makes room is our own.
                 self.land(own, asked, zero, done);
@@ -313,7 +319,7 @@ impl DsaChannel {
                 (0..tries).for_each(|_| hint::spin_loop());
             } else {
                 if flight.sent() == 0 {
-                    self.queues.rest(member);
+                    self.queues.failed(way.member, way.leave);
                 }
                 return;
             }
@@ -345,7 +351,7 @@ impl DsaChannel {
             // A queue's tasks end in their order: of each, the first is enough.
             let mut seen = Vec::new();
             order.retain(|index| {
-                let member = self.in_flight[*index].member;
+                let member = self.in_flight[*index].way.member;
                 let is_new = !seen.contains(&member);
                 seen.push(member);
                 is_new
@@ -373,25 +379,24 @@ impl DsaChannel {
         let InFlight {
             ticket,
             pages: list,
-            member,
-            shape,
+            way,
         } = self.in_flight.swap_remove(index);
         match ticket.wait() {
             Ok(task) => {
                 let before = (done.by_device, done.trouble.faults);
-                answer::read(&task, asked, &shape, &list, zero, done);
+                answer::read(&task, asked, &way.shape, &list, zero, done);
                 // A device that failed with everything; missing pages are not its fault.
                 if (done.by_device, done.trouble.faults) == before {
-                    self.queues.rest(member);
+                    self.queues.failed(way.member, way.leave);
                 } else {
-                    self.queues.answered(member);
+                    self.queues.answered(way.member, way.leave);
                 }
                 self.put_away(task);
                 self.spare_lists.push(list);
             }
             Err(_) => {
                 done.trouble.timeouts += 1;
-                self.queues.rest(member);
+                self.queues.failed(way.member, way.leave);
                 self.look(asked, list, zero, done);
             }
         }
@@ -401,8 +406,8 @@ impl DsaChannel {
 /// Which queue of several is to be taken.
 #[derive(Debug, Clone, Copy)]
 enum Best {
-    Take(usize, Shape),
-    /// One that is well has enough of this channel's.
+    Take(Way),
+    /// It is one that has enough of this channel's.
     Busy,
     /// None is well.
     None,

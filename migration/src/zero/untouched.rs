@@ -39,7 +39,7 @@ use std::{
         Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use idxd::Process;
@@ -48,6 +48,7 @@ use rustix::{
     io::Errno,
     param::page_size,
     system::uname,
+    time::{ClockId, clock_gettime},
 };
 use thiserror::Error;
 
@@ -68,6 +69,8 @@ const MOST_SKIPPED: u32 = 64;
 const SLOW: Duration = Duration::from_micros(100);
 /// Batches that are read without looking for each [`SLOW`] that it took, so that it takes a small part of the time.
 const SKIPPED_PER_SLOW: u128 = 16;
+/// The most of them.
+const MOST_SKIPPED_FOR_SLOW: u32 = 4096;
 /// Bytes of data in a file whose end is worth keeping: measuring takes some 40 ns for each page.
 const WORTH_KEEPING: u64 = 64 << 12;
 /// Extents that are kept, at most.
@@ -356,6 +359,13 @@ fn seek_data(file: &File, from: u64) -> Result<u64, Errno> {
     }
 }
 
+/// CPU time of the calling thread.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let part = |part: i64| u64::try_from(part).unwrap_or(0);
+    Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
+}
+
 /// When to look for untouched pages of a block; shared by all that scan it.
 ///
 /// All of it is advice: a value that is out of date costs time or an allocation, and never a wrong answer. So its atomics are
@@ -401,12 +411,14 @@ impl Looks {
 
     /// Does `seek`, and lets some batches be read without looking if it was slow.
     fn timed<T>(&self, seek: impl FnOnce() -> T) -> T {
-        let begun = Instant::now();
+        // Time on the CPU: a thread that had to wait for one has not found a long extent.
+        let begun = cpu_time();
         let outcome = seek();
-        let slow = begun.elapsed().as_micros() / SLOW.as_micros();
+        let slow = cpu_time().saturating_sub(begun).as_micros() / SLOW.as_micros();
         if slow > 0 {
-            let skip = u32::try_from(slow * SKIPPED_PER_SLOW).unwrap_or(u32::MAX);
-            self.skip.store(skip, Ordering::Relaxed);
+            let skip = (slow * SKIPPED_PER_SLOW).min(u128::from(MOST_SKIPPED_FOR_SLOW));
+            self.skip
+                .store(u32::try_from(skip).unwrap_or(0), Ordering::Relaxed);
         }
         outcome
     }

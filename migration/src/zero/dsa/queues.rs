@@ -1,22 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! [`Queues`]: the queues of all channels, and which of them are well.
-//!
-//! ```text
-//!  well ── full for long, silent, nothing but errors ──► rests, longer each time ──► one channel tries a small task ──► well
-//!                                                            ▲                                    │
-//!                                                            └────────────────────────────────────┘
-//! ```
+//! [`Queues`]: the queues of all channels, and how pages become descriptors of each.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use idxd::{CompletionEngine, Kind, Queue};
+
+use super::health::{Health, Leave};
 
 /// Most descriptors of a task; pages that need more are for the CPU.
 const LARGEST_TASK: usize = 4096;
@@ -55,17 +48,13 @@ pub(in crate::zero) struct Queues {
     pub(super) members: Vec<Member>,
     pub(super) engine: Arc<CompletionEngine>,
     pub(super) options: DsaOptions,
-    epoch: Instant,
 }
 
 /// A queue, and how it has fared.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) queue: Arc<Queue>,
-    /// Nanoseconds since the epoch until which it is left alone.
-    rests_until: AtomicU64,
-    /// Times in a row that it had to rest.
-    strikes: AtomicU32,
+    health: Mutex<Health>,
 }
 
 impl Queues {
@@ -80,14 +69,12 @@ impl Queues {
             .filter(|queue| queue.limits().kind == Kind::Dsa)
             .map(|queue| Member {
                 queue,
-                rests_until: AtomicU64::new(0),
-                strikes: AtomicU32::new(0),
+                health: Mutex::default(),
             });
         Self {
             members: members.collect(),
             engine,
             options,
-            epoch: Instant::now(),
         }
     }
 
@@ -108,10 +95,7 @@ impl Queues {
         let entries = (limits.size as usize / self.options.depth.max(1)).max(1);
         let room = entries.saturating_mul(batch.min(limits.max_batch as usize).max(1));
         let wanted = batch.saturating_mul(self.options.batches.max(1));
-        let mut pages = room.min(wanted).min(LARGEST_TASK) / pieces;
-        if self.members[member].rests_until.load(Ordering::Relaxed) > 0 {
-            pages = pages.min(PROBE);
-        }
+        let pages = room.min(wanted).min(LARGEST_TASK) / pieces;
         (pieces <= LARGEST_TASK).then_some(Shape {
             piece,
             pieces,
@@ -119,57 +103,28 @@ impl Queues {
         })
     }
 
-    /// Leaves a queue alone for 10 ms, and twice as long each time it happens again, up to five minutes.
-    pub(super) fn rest(&self, member: usize) {
-        const SHORTEST: Duration = Duration::from_millis(10);
-        let member = &self.members[member];
-        // Relaxed, here and below: hints, on which no other memory depends.
-        let strikes = member.strikes.fetch_add(1, Ordering::Relaxed).min(15);
-        self.leave_alone(member, SHORTEST * (1 << strikes));
+    fn health(&self, member: usize) -> MutexGuard<'_, Health> {
+        let health = &self.members[member].health;
+        health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn leave_alone(&self, member: &Member, time: Duration) {
-        let until = (self.epoch.elapsed() + time).as_nanos();
-        let until = u64::try_from(until).unwrap_or(u64::MAX);
-        member.rests_until.store(until, Ordering::Relaxed);
+    /// Leave to submit to a queue, if it is well, or may be tried.
+    pub(super) fn leave(&self, member: usize) -> Option<Leave> {
+        self.health(member)
+            .leave(Instant::now(), self.options.patience)
     }
 
-    pub(super) fn state(&self, member: usize) -> State {
-        match self.members[member].rests_until.load(Ordering::Relaxed) {
-            0 => State::Well,
-            until if self.epoch.elapsed().as_nanos() < u128::from(until) => State::Rests,
-            until => State::Rested { until },
-        }
+    pub(super) fn unused(&self, member: usize, leave: Leave) {
+        self.health(member).unused(leave);
     }
 
-    /// Whether this channel is the one that tries a queue which has rested; the others wait for what comes of it.
-    pub(super) fn may_probe(&self, member: usize, until: u64) -> bool {
-        let for_now = self.epoch.elapsed() + self.options.patience * 2;
-        let for_now = u64::try_from(for_now.as_nanos()).unwrap_or(u64::MAX);
-        self.members[member]
-            .rests_until
-            .compare_exchange(until, for_now, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+    pub(super) fn answered(&self, member: usize, leave: Leave) {
+        self.health(member).answered(leave);
     }
 
-    pub(super) fn answered(&self, member: usize) {
-        let member = &self.members[member];
-        if member.rests_until.load(Ordering::Relaxed) > 0 {
-            member.strikes.store(0, Ordering::Relaxed);
-            member.rests_until.store(0, Ordering::Relaxed);
-        }
+    pub(super) fn failed(&self, member: usize, leave: Leave) {
+        self.health(member).failed(leave, Instant::now());
     }
-}
-
-/// How a queue is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    Well,
-    Rests,
-    /// It may be tried.
-    Rested {
-        until: u64,
-    },
 }
 
 /// How pages become descriptors of one queue.
@@ -181,4 +136,14 @@ pub(super) struct Shape {
     pub(super) pieces: usize,
     /// Pages of a task.
     pub(super) pages: usize,
+}
+
+impl Shape {
+    /// The same for a task that shows whether a queue is well.
+    pub(super) fn of_probe(self) -> Self {
+        Self {
+            pages: self.pages.min(PROBE),
+            ..self
+        }
+    }
 }
