@@ -114,18 +114,34 @@ impl Estimate {
         self.last = Some(now);
     }
 
-    /// Notes that a task was seen unfinished, and then to finish at `now`.
-    pub(crate) fn was_seen(&mut self, bytes: u64, expected: &Expected, now: Instant) {
+    /// Notes that a task which was unfinished at `unfinished` was done when it was looked at next, at `now`.
+    pub(crate) fn was_seen(
+        &mut self,
+        bytes: u64,
+        expected: &Expected,
+        unfinished: Instant,
+        now: Instant,
+    ) {
         // Not before the one in front of it was done.
         let begin = self
             .last
             .map_or(expected.begin, |last| last.max(expected.begin));
         self.ended(bytes, now);
-        let took = now.saturating_duration_since(begin).as_nanos() as f64;
-        // Late by a page fault or a neighbour is late once: nothing counts for more than twice what was expected.
+        let most = now.saturating_duration_since(begin);
+        let least = unfinished.saturating_duration_since(begin);
+        // What nobody looked at meanwhile took at least as long as until the last look.
+        let is_exact = most - least.min(most) <= most / 4;
+        if !is_exact && least <= self.takes(bytes) {
+            return;
+        }
+        let took = if is_exact { most } else { least }.as_nanos() as f64;
+        // Late by a page fault or a neighbour is late once: nothing counts for more than four times what was expected. Slower is
+        // believed sooner than faster: others may do what a slow queue would be late with.
         let sample = took * 1024.0 / bytes.max(1) as f64;
-        let sample = sample.clamp(self.pace / 2.0, self.pace * 2.0);
-        self.pace = (self.pace * 0.75 + sample * 0.25).clamp(PACES.0, PACES.1);
+        let sample = sample.clamp(self.pace / 2.0, self.pace * 4.0);
+        let weight = if sample > self.pace { 0.5 } else { 0.25 };
+        self.pace += (sample - self.pace) * weight;
+        self.pace = self.pace.clamp(PACES.0, PACES.1);
         // What waits behind it is late as well.
         if let Some(idle) = &mut self.idle {
             *idle = (*idle).max(now);
@@ -152,7 +168,7 @@ mod tests {
                 estimate.was_done(TASK, &expected, looked);
                 now = looked;
             } else {
-                estimate.was_seen(TASK, &expected, done);
+                estimate.was_seen(TASK, &expected, done, done);
                 now = done;
             }
             // One at a time: nothing waits behind it.
@@ -189,7 +205,7 @@ mod tests {
         assert_eq!(estimate.submitted(much_later, TASK).begin, much_later);
         // A late one moves what is behind it.
         let late = much_later + Duration::from_millis(1);
-        estimate.was_seen(TASK, &first, late);
+        estimate.was_seen(TASK, &first, late, late);
         estimate.submitted(late, TASK);
         assert!(estimate.submitted(late, TASK).begin > late);
         // Nothing is expected to wait for more than what is in front of it.
@@ -197,5 +213,26 @@ mod tests {
             estimate.ended(TASK, late);
         }
         assert_eq!(estimate.submitted(late, TASK).begin, late);
+    }
+
+    #[test]
+    fn what_was_looked_at_too_late_says_no_more_than_it_can() {
+        let mut estimate = Estimate::new();
+        let now = Instant::now();
+        let pace = estimate.pace;
+        let expected = estimate.submitted(now, TASK);
+        let took = expected.end - expected.begin;
+        // Unfinished when it was half done, and looked at again when it was long done.
+        estimate.was_seen(TASK, &expected, now + took / 2, now + took * 100);
+        assert!((estimate.pace - pace).abs() < 1e-9);
+        // Unfinished after twice the time: it took that long at least.
+        let mut estimate = Estimate::new();
+        let expected = estimate.submitted(now, TASK);
+        estimate.was_seen(TASK, &expected, now + took * 2, now + took * 100);
+        assert!(
+            (estimate.pace / pace - 1.5).abs() < 0.01,
+            "{}",
+            estimate.pace / pace
+        );
     }
 }

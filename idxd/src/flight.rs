@@ -114,8 +114,8 @@ pub struct Flight {
     expected: Expected,
     /// Bytes that the device took.
     bytes: u64,
-    /// Whether it was looked at, when it should have been done, and was not.
-    late: bool,
+    /// When it was last looked at after it should have been done, and was not.
+    unfinished: Option<Instant>,
 }
 
 impl Flight {
@@ -159,7 +159,7 @@ impl Flight {
                 end: now,
             },
             bytes: 0,
-            late: false,
+            unfinished: None,
         })
     }
 
@@ -215,9 +215,15 @@ impl Flight {
             return true;
         }
         let now = Instant::now();
-        // Seen unfinished: when it is done, that is a measurement.
-        self.late |= now >= self.expected.look;
+        self.saw_unfinished(now);
         now >= self.deadline
+    }
+
+    /// When it is done, that is a measurement.
+    fn saw_unfinished(&mut self, now: Instant) {
+        if now >= self.expected.look {
+            self.unfinished = Some(now);
+        }
     }
 
     /// Whether the device is done with everything that it took. Never blocks.
@@ -231,10 +237,13 @@ impl Flight {
     /// Looks, and teaches the queue's estimate.
     pub(crate) fn look(&mut self, now: Instant) -> Look {
         if self.is_done() {
-            match self.bytes {
-                0 => {}
-                bytes if self.late => self.queue.was_seen(bytes, &self.expected, now),
-                bytes => self.queue.was_done(bytes, &self.expected, now),
+            let expected = &self.expected;
+            match (self.bytes, self.unfinished) {
+                (0, _) => {}
+                (bytes, None) => self.queue.was_done(bytes, expected, now),
+                (bytes, Some(unfinished)) => {
+                    self.queue.was_seen(bytes, expected, unfinished, now);
+                }
             }
             return Look::Done;
         }
@@ -242,7 +251,7 @@ impl Flight {
             self.queue.was_given_up(self.bytes, now);
             return Look::Over;
         }
-        self.late |= now >= self.expected.look;
+        self.saw_unfinished(now);
         Look::Wait(Step::next(now, self.expected.look, self.deadline))
     }
 

@@ -256,8 +256,15 @@ impl Queue {
     }
 
     /// Notes that a task was seen unfinished, and then finished.
-    pub(crate) fn was_seen(&self, bytes: u64, expected: &Expected, now: Instant) {
-        self.state().estimate.was_seen(bytes, expected, now);
+    pub(crate) fn was_seen(
+        &self,
+        bytes: u64,
+        expected: &Expected,
+        unfinished: Instant,
+        now: Instant,
+    ) {
+        let estimate = &mut self.state().estimate;
+        estimate.was_seen(bytes, expected, unfinished, now);
     }
 }
 

@@ -174,7 +174,10 @@ impl DsaChannel {
     }
 
     fn best_of(&self, order: &[usize], asked: &Asked<'_>) -> Best {
-        let mut best: Option<(Instant, Way)> = None;
+        /// What is known of queues is not more exact than that, and one that is not used is never known better.
+        const DOUBT: u32 = 8;
+        let mut free: Option<(Duration, Way)> = None;
+        let mut busy: Option<Duration> = None;
         let now = Instant::now();
         for step in 0..order.len() {
             let member = order[self.turn.wrapping_add(step) % order.len()];
@@ -193,19 +196,21 @@ impl DsaChannel {
                 way.shape = shape.of_probe();
                 return Best::Take(way);
             }
-            // Also of one that has enough of this channel's: to wait for it may be sooner than what another one takes.
             let bytes = shape.pages as u64 * asked.size;
-            let end = self.queues.members[member].queue.would_end(now, bytes);
-            if best.is_none_or(|(sooner, _)| end < sooner) {
-                best = Some((end, way));
+            let queue = &self.queues.members[member].queue;
+            let time = queue.would_end(now, bytes).saturating_duration_since(now);
+            if self.flights_in(member) >= self.queues.options.depth.max(1) {
+                busy = Some(busy.map_or(time, |sooner| sooner.min(time)));
+            } else if free.is_none_or(|(sooner, _)| time < sooner) {
+                free = Some((time, way));
             }
         }
-        match best {
-            None => Best::None,
-            Some((_, way)) if self.flights_in(way.member) >= self.queues.options.depth.max(1) => {
-                Best::Busy
-            }
-            Some((_, way)) => Best::Take(way),
+        match (free, busy) {
+            // To wait for one that has enough of this channel's is much sooner than what this one takes.
+            (Some((time, _)), Some(busy)) if busy.saturating_mul(DOUBT) < time => Best::Busy,
+            (Some((_, way)), _) => Best::Take(way),
+            (None, Some(_)) => Best::Busy,
+            (None, None) => Best::None,
         }
     }
 
