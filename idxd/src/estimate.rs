@@ -10,8 +10,8 @@
 //!
 //! A waiting thread sleeps until a task is expected, and oversleeps, by more than a small task takes. A task that is done then
 //! says nothing of how long it took, and to believe the clock would make the next sleep longer, and so on. So only one that
-//! was seen unfinished and then finished is a measurement; and to notice a device that has become faster, now and then one is
-//! looked at early.
+//! was seen unfinished, and finished soon after, is a measurement; one that was looked at again much later took at least as long as
+//! until it was seen unfinished. And to notice a device that has become faster, now and then one is looked at early.
 
 use std::time::{Duration, Instant};
 

@@ -300,7 +300,7 @@ impl DsaChannel {
         zero: &mut PageBitmap,
         done: &mut Done,
     ) {
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         let mut tries = 0;
         loop {
             match flight.submit() {
@@ -317,8 +317,9 @@ impl DsaChannel {
                 .iter()
                 .position(|own| own.way.member == way.member);
             if let Some(own) = own {
-                // What makes room is our own.
+                // What makes room is our own. To wait for it is not to try.
                 self.land(own, asked, zero, done);
+                begun = Instant::now();
             } else if tries < self.queues.options.retries && begun.elapsed() < TRYING {
                 tries += 1;
                 (0..tries).for_each(|_| hint::spin_loop());

@@ -44,6 +44,29 @@ impl ZeroEngine {
 /// Finds zero pages for all channels of a migration, by the engine that it was made with.
 ///
 /// Cheap to clone. Each sending thread makes a [`ZeroChannel`] of its own.
+///
+/// # Example
+/// ```
+/// use std::sync::Arc;
+/// use idxd::{CompletionEngine, Source};
+/// use migration::{Demand, DsaOptions, PageBitmap, RamBlock, ZeroScanner};
+///
+/// let mut bytes = vec![0; 3 * 4096];
+/// bytes[4096 + 17] = 1;
+/// // A guest's memory is a `Source::new`, which is unsafe; `RamBlock::detect` and `with_file` also know untouched pages.
+/// let block = RamBlock::new(Source::of_vec(bytes)?);
+///
+/// let (queues, engine) = (Vec::new(), Arc::new(CompletionEngine::new()));
+/// let choice = ZeroScanner::choose(queues, engine, DsaOptions::default(), &Demand::default());
+/// assert_eq!(choice.reason, "software: there is no work queue of a DSA that this process may use");
+///
+/// let mut channel = choice.scanner.channel(0);
+/// let mut zero = PageBitmap::default();
+/// let report = channel.scan(&block, 4096, &[0, 4096, 8192], &mut zero)?;
+/// assert!(zero.ones().eq([0, 2]));
+/// assert_eq!(report.zero, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct ZeroScanner {
     queues: Option<Arc<Queues>>,

@@ -24,7 +24,8 @@ pub struct DsaOptions {
     pub depth: usize,
     /// Batches of a task, which are waited for together.
     pub batches: usize,
-    /// Times that a full queue is tried again before the CPU takes the pages.
+    /// Times that a full queue is tried again before the CPU takes the pages; for 20 µs at most, which does not count the time in which
+    /// the channel waits for tasks of its own.
     pub retries: u32,
     /// How long a device may take for a task.
     pub patience: Duration,
