@@ -120,6 +120,14 @@ pub struct Decompress {
     pub decompr_flags: u16,
 }
 
+impl Decompress {
+    /// `decompr_flags` for a whole stream: enable, flush, stop at the end-of-block code of the final block, and check that the stream
+    /// ends with one.
+    ///
+    /// The kernel's own driver uses 0x0f, by which the first end of a block ends the stream, also one of several blocks.
+    pub const WHOLE_STREAM: u16 = 0x1f;
+}
+
 /// One descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
@@ -283,6 +291,30 @@ impl Descriptor {
     #[must_use]
     pub const fn xfer_size(&self) -> u32 {
         self.xfer_size
+    }
+
+    /// `compr_flags` or `decompr_flags` (IAA).
+    #[must_use]
+    pub const fn compr_flags(&self) -> u16 {
+        self.compr_flags
+    }
+
+    /// `src2_addr`: the AECS (IAA).
+    #[must_use]
+    pub const fn src2_addr(&self) -> u64 {
+        self.src2_addr
+    }
+
+    /// `src2_size`: that of the AECS (IAA).
+    #[must_use]
+    pub const fn src2_size(&self) -> u32 {
+        self.src2_size
+    }
+
+    /// `max_dst_size`: most bytes that are written (IAA).
+    #[must_use]
+    pub const fn max_dst_size(&self) -> u32 {
+        self.max_dst_size
     }
 
     /// Whether every field is 0 that a COMPVAL, MEMFILL, NOOP, DRAIN or BATCH of a process has to leave 0.

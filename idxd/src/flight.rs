@@ -14,6 +14,7 @@
 //! quarantine; nothing frees them.
 
 use std::{
+    mem,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -184,6 +185,13 @@ impl Flight {
         // A task may have more descriptors than a dedicated queue has room for.
         self.queue.return_credits(cargo.leave());
         let before = cargo.members_sent();
+        if cargo.seen == cargo.sent {
+            // What follows is measured by itself.
+            self.teach(Instant::now());
+        }
+        let Some(cargo) = &mut self.cargo else {
+            return Ok(true);
+        };
         let result = send(&self.queue, cargo);
         let members = cargo.members_sent();
         if members > before {
@@ -191,11 +199,29 @@ impl Flight {
             let bytes = u128::from(cargo.task.bytes()) * (members - before) as u128;
             let bytes = u64::try_from(bytes / cargo.task.len() as u128).unwrap_or(u64::MAX);
             let now = Instant::now();
+            let begun = (self.bytes > 0).then_some(self.expected.begin);
             self.bytes += bytes;
             self.expected = self.queue.expect(now, bytes);
+            // Of what is measured together.
+            self.expected.begin = begun.unwrap_or(self.expected.begin);
             self.deadline = after(now, self.patience);
         }
         result
+    }
+
+    /// Takes back up to `count` descriptors at the end that the device has not taken, and returns how many: none of a batch. They are
+    /// no part of the task any more.
+    pub fn withdraw(&mut self, count: usize) -> usize {
+        let Some(cargo) = &mut self.cargo else {
+            return 0;
+        };
+        if !cargo.task.ends.is_empty() {
+            return 0;
+        }
+        let len = cargo.task.len();
+        let count = count.min(len - cargo.members_sent());
+        cargo.task.truncate(len - count);
+        count
     }
 
     /// Descriptors at the front that the device took.
@@ -204,8 +230,9 @@ impl Flight {
         self.cargo.as_ref().map_or(0, Cargo::members_sent)
     }
 
-    /// When it should be looked at.
-    pub(crate) fn expected(&self) -> Instant {
+    /// When everything that the device took should be done, by what is known of its queue, or when its time is over.
+    #[must_use]
+    pub fn expected(&self) -> Instant {
         self.expected.look.min(self.deadline)
     }
 
@@ -237,14 +264,7 @@ impl Flight {
     /// Looks, and teaches the queue's estimate.
     pub(crate) fn look(&mut self, now: Instant) -> Look {
         if self.is_done() {
-            let expected = &self.expected;
-            match (self.bytes, self.unfinished) {
-                (0, _) => {}
-                (bytes, None) => self.queue.was_done(bytes, expected, now),
-                (bytes, Some(unfinished)) => {
-                    self.queue.was_seen(bytes, expected, unfinished, now);
-                }
-            }
+            self.teach(now);
             return Look::Done;
         }
         if now >= self.deadline {
@@ -253,6 +273,16 @@ impl Flight {
         }
         self.saw_unfinished(now);
         Look::Wait(Step::next(now, self.expected.look, self.deadline))
+    }
+
+    /// Tells the queue's estimate that what was submitted is done.
+    fn teach(&mut self, now: Instant) {
+        let expected = &self.expected;
+        match (mem::take(&mut self.bytes), self.unfinished.take()) {
+            (0, _) => {}
+            (bytes, None) => self.queue.was_done(bytes, expected, now),
+            (bytes, Some(unfinished)) => self.queue.was_seen(bytes, expected, unfinished, now),
+        }
     }
 
     /// Stays awake for a moment, or until the device did something.

@@ -29,6 +29,7 @@ mod discovery;
 mod engine;
 mod estimate;
 mod flight;
+pub mod iaa;
 mod kind;
 #[cfg(feature = "model")]
 pub mod model;
@@ -62,10 +63,10 @@ pub use open::OpenError;
 pub use port::{Port, PortError};
 pub use queue::{Limits, Queue, QueueError, SubmitError};
 pub use queue_name::{QueueName, QueueNameError};
-pub use record::{Completion, IaxRecord, Record, Status};
+pub use record::{Completion, IaxCompletion, IaxRecord, Record, Status};
 pub use roots::Roots;
 
-pub use sys::{Instructions, Keep, Process, Source, SourceError};
+pub use sys::{Destination, Instructions, Keep, Process, Source, SourceError};
 pub use task::{Task, TaskError};
 pub use unusable::Unusable;
 pub use work_queue::{Mode, QueueState, QueueType, WorkQueue};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! [`Record`]: what a device writes when it is done, and [`Completion`], what was read of it.
+//! [`Record`] and [`IaxRecord`]: what a device writes when it is done, and [`Completion`] and [`IaxCompletion`], what was read
+//! of it.
 //!
 //! ```text
 //!        0        1                     2            4                  8            16         24      32            64
@@ -15,6 +16,8 @@ use std::{
     fmt,
     sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
+
+use crate::iaa::ErrorCode;
 
 /// How an operation ended, of the status byte.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,8 +58,12 @@ impl Status {
     pub const CRA_ALIGN: Self = Self(0x1b);
     /// An address is not aligned.
     pub const ADDR_ALIGN: Self = Self(0x1c);
+    /// IAA: source and destination overlap.
+    pub const OVERLAP_BUFFERS: Self = Self(0x16);
     /// The device failed.
     pub const HW_ERR1: Self = Self(0x20);
+    /// IAA: `compr_flags` or `decompr_flags` that make no sense.
+    pub const INVALID_COMP_FLAG: Self = Self(0x30);
 
     /// The status in a status byte: bit 7 says that a faulting access was a write. Beside success it makes no sense, and the byte
     /// is then a status that is not known.
@@ -92,6 +99,7 @@ impl Status {
             0x12 => "reserved field not zero",
             0x13 => "transfer size out of range",
             0x14 => "descriptor count out of range",
+            0x16 => "overlapping buffers",
             0x18 => "misaligned descriptor list",
             0x19 => "bad interrupt handle",
             0x1a => "completion record address not translated",
@@ -102,8 +110,16 @@ impl Status {
             0x1f => "page fault while reading back",
             0x20 | 0x21 => "hardware error",
             0x22 => "translation failed",
+            0x23 => "page request timed out",
+            0x24 => "watchdog expired",
             0x26 => "drained while its event was logged",
             0x27 => "batch with a logged event",
+            0x30 => "invalid compression flag",
+            0x31 => "invalid filter flag",
+            0x32 => "invalid input size",
+            0x33 => "invalid number of elements",
+            0x34 => "invalid width of the first source",
+            0x35 => "invalid inversion of the output",
             _ => "unknown status",
         }
     }
@@ -138,6 +154,25 @@ pub struct Completion {
     pub completed: u32,
     /// Where a page was missing.
     pub fault_addr: u64,
+}
+
+/// What the completion record of an IAA said when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IaxCompletion {
+    /// What IAA and DSA have in common.
+    pub common: Completion,
+    /// Bytes that were written, as the device says. More than it was allowed to write is not to be believed.
+    pub output_size: u32,
+    /// CRC-32 of the uncompressed bytes.
+    pub crc: u32,
+}
+
+impl IaxCompletion {
+    /// Why there is an analytics error.
+    #[must_use]
+    pub fn error_code(&self) -> ErrorCode {
+        ErrorCode::of(self.common.result)
+    }
 }
 
 /// The first 32 bytes of a completion record of either kind, which a device writes to at any time while its descriptor is in
@@ -215,18 +250,27 @@ impl IaxRecord {
         &self.first
     }
 
-    /// Bytes that were written. Valid once [`Record::is_done`].
+    /// What it says now.
     #[must_use]
-    pub fn output_size(&self) -> u32 {
+    pub fn read(&self) -> IaxCompletion {
+        // The status is in it, and read first: Acquire.
+        let common = self.first.read();
         // The low half of the eight bytes at 24, after which come output_bits and xor_csum.
         let word = self.first.rest[1].load(Ordering::Relaxed);
-        u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0)
+        IaxCompletion {
+            common,
+            output_size: u32::try_from(word & u64::from(u32::MAX)).unwrap_or(0),
+            crc: self.crc.load(Ordering::Relaxed),
+        }
     }
 
-    /// CRC-32 of the uncompressed bytes. Valid once [`Record::is_done`].
-    #[must_use]
-    pub fn crc(&self) -> u32 {
-        self.crc.load(Ordering::Relaxed)
+    /// Writes it as a device does, the status last.
+    #[cfg(any(all(test, not(loom)), feature = "model"))]
+    pub(crate) fn complete(&self, status: u8, completion: &IaxCompletion) {
+        let size = u64::from(completion.output_size);
+        self.first.rest[1].store(size, Ordering::Relaxed);
+        self.crc.store(completion.crc, Ordering::Relaxed);
+        self.first.complete(status, &completion.common);
     }
 }
 
@@ -295,6 +339,24 @@ mod tests {
     }
 
     #[test]
+    fn the_record_of_an_iaa_says_how_much_it_wrote() {
+        let record = IaxRecord::default();
+        let said = IaxCompletion {
+            common: Completion {
+                status: Status::ANALYTICS_ERROR,
+                result: 25,
+                completed: 4096,
+                fault_addr: 0,
+            },
+            output_size: 4095,
+            crc: 0xffff_fffe,
+        };
+        record.complete(Status::ANALYTICS_ERROR.code(), &said);
+        assert_eq!(record.read(), said);
+        assert_eq!(said.error_code().code(), 25);
+    }
+
+    #[test]
     fn every_status_has_a_name_and_a_number() {
         assert_eq!(
             Status::DESC_CNT_ERANGE.to_string(),
@@ -302,6 +364,7 @@ mod tests {
         );
         assert_eq!(Status::of_byte(0x7e).to_string(), "0x7e (unknown status)");
         assert_eq!(Status::of_byte(0x83), Status::PAGE_FAULT_NOBOF);
+        assert_eq!(Status::of_byte(0xa4).to_string(), "0x24 (watchdog expired)");
         assert_eq!(Status::of_byte(0x81).to_string(), "0x81 (unknown status)");
         assert_ne!(Status::of_byte(0x80), Status::NONE);
     }

@@ -2,11 +2,14 @@
 
 //! [`Task`]: descriptors that go to a device together, and what came of them.
 
-use std::mem;
+use std::{mem, ops::Range};
 
 use thiserror::Error;
 
-use crate::{Completion, Descriptor, Keep, Kind, Source, Status, split, sys::TaskMemory};
+use crate::{
+    Completion, Compress, Decompress, Descriptor, Destination, IaxCompletion, Keep, Kind, Opcode,
+    Source, Status, iaa::Coding, split, sys::TaskMemory,
+};
 
 /// Some descriptors, their completion records, and what keeps the memory alive that they name.
 ///
@@ -36,8 +39,18 @@ impl Task {
     ///
     /// If that is none, or there is no memory for it.
     pub fn with_capacity(kind: Kind, capacity: usize) -> Result<Self, TaskError> {
+        Self::with_buffer(kind, capacity, 0)
+    }
+
+    /// Room for `capacity` descriptors, and a buffer of so many bytes, which a device writes to. All its pages are there from
+    /// the beginning.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room for a descriptor, or no memory for all that.
+    pub fn with_buffer(kind: Kind, capacity: usize, bytes: usize) -> Result<Self, TaskError> {
         // Nowhere can there be more batches than pairs.
-        let memory = TaskMemory::new(kind, capacity, capacity / 2)
+        let memory = TaskMemory::new(kind, capacity, capacity / 2, bytes)
             .filter(|_| capacity > 0)
             .ok_or(TaskError::Capacity { capacity })?;
         Ok(Self {
@@ -112,7 +125,7 @@ impl Task {
         if len == 0 || !source.contains(offset, u64::from(len)) {
             return Err(TaskError::Outside {
                 offset,
-                len,
+                len: u64::from(len),
                 size: source.len(),
             });
         }
@@ -120,6 +133,84 @@ impl Task {
         self.add(descriptor)?;
         self.keep(source.keep());
         Ok(())
+    }
+
+    /// The task's own buffer. (A flight has the task while a device works on it.)
+    #[must_use]
+    pub fn buffer(&self) -> &[u8] {
+        self.memory.buffer()
+    }
+
+    /// Adds a compression (IAA) of the `part` of `source` into that part of the task's buffer. What does not fit there is an analytics
+    /// error of the operation.
+    ///
+    /// # Errors
+    ///
+    /// If the task is full, or for DSA, or one of the ranges is empty or not inside. Nothing is added then.
+    #[inline]
+    pub fn push_compress(
+        &mut self,
+        source: &Source,
+        part: Range<u64>,
+        into: Range<usize>,
+        coding: &Coding,
+    ) -> Result<(), TaskError> {
+        self.check_iax()?;
+        let (src1_addr, src1_size) = inside(source.address(), source.len(), &part)?;
+        let size = self.memory.buffer().len() as u64;
+        let into = into.start as u64..into.end as u64;
+        let (dst_addr, max_dst_size) = inside(self.memory.buffer_address(), size, &into)?;
+        let (src2_addr, src2_size) = coding.tables();
+        self.add(Descriptor::compress(&Compress {
+            src1_addr,
+            src1_size,
+            dst_addr,
+            max_dst_size,
+            src2_addr,
+            src2_size,
+            compr_flags: coding.compr_flags(),
+        }))?;
+        self.keep(source.keep());
+        if let Some(keep) = coding.keep() {
+            self.keep(keep);
+        }
+        Ok(())
+    }
+
+    /// Adds an inflation (IAA) of the `part` of `source` to that part of `destination`. A stream that has more is an overflow, and an
+    /// error of the operation; one that has less is not.
+    ///
+    /// # Errors
+    ///
+    /// If the task is full, or for DSA, or one of the ranges is empty or not inside. Nothing is added then.
+    #[inline]
+    pub fn push_decompress(
+        &mut self,
+        source: &Source,
+        part: Range<u64>,
+        destination: &Destination,
+        into: Range<u64>,
+    ) -> Result<(), TaskError> {
+        self.check_iax()?;
+        let (src1_addr, src1_size) = inside(source.address(), source.len(), &part)?;
+        let (dst_addr, max_dst_size) = inside(destination.address(), destination.len(), &into)?;
+        self.add(Descriptor::decompress(&Decompress {
+            src1_addr,
+            src1_size,
+            dst_addr,
+            max_dst_size,
+            decompr_flags: Decompress::WHOLE_STREAM,
+        }))?;
+        self.keep(source.keep());
+        self.keep(destination.keep());
+        Ok(())
+    }
+
+    fn check_iax(&self) -> Result<(), TaskError> {
+        match self.kind {
+            Kind::Iax => Ok(()),
+            Kind::Dsa => Err(TaskError::Kind { kind: self.kind }),
+        }
     }
 
     /// Adds a descriptor that names no memory but its record.
@@ -167,12 +258,10 @@ impl Task {
 
     #[inline]
     fn keep(&mut self, keep: &Keep) {
-        // Pages of one block follow one another, and a count that all threads share is not touched for each.
-        let known = self
-            .keeps
-            .last()
-            .is_some_and(|last| std::sync::Arc::ptr_eq(last, keep));
-        if !known {
+        // Pages of one block follow one another, and a count that all threads share is not touched for each. Beside a page a
+        // descriptor may name tables.
+        let mut last = self.keeps.iter().rev().take(2);
+        if !last.any(|last| std::sync::Arc::ptr_eq(last, keep)) {
             self.keeps.push(keep.clone());
         }
     }
@@ -187,7 +276,12 @@ impl Task {
                 self.memory.record(index).reset();
             }
         }
-        split::into_batches(self.len, max_batch.min(self.largest_batch), &mut self.ends);
+        let largest = match self.kind {
+            Kind::Dsa => max_batch.min(self.largest_batch),
+            // It has none, whatever a queue is believed to allow.
+            Kind::Iax => 0,
+        };
+        split::into_batches(self.len, largest, &mut self.ends);
         let mut start = 0;
         for (batch, end) in self.ends.iter().enumerate() {
             self.memory.set_batch(batch, start..*end);
@@ -199,6 +293,16 @@ impl Task {
     /// Bytes that its descriptors name.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Takes descriptors away behind the first `len`, of a task that is not in batches.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        debug_assert!(self.ends.is_empty());
+        while len < self.len {
+            self.len -= 1;
+            let descriptor = self.memory.descriptors(self.len..self.len + 1)[0];
+            self.bytes -= u64::from(descriptor.xfer_size());
+        }
     }
 
     /// Notes how many a device had.
@@ -232,6 +336,49 @@ impl Task {
         }
     }
 
+    /// What an IAA said of a descriptor; a status of [`Status::NONE`] for one that it did not take.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such descriptor.
+    #[must_use]
+    #[inline]
+    pub fn iax_completion(&self, index: usize) -> IaxCompletion {
+        let common = self.completion(index);
+        let record = self.memory.iax_record(index);
+        match record.filter(|_| index < self.sent) {
+            Some(record) => record.read(),
+            None => IaxCompletion {
+                common,
+                output_size: 0,
+                crc: 0,
+            },
+        }
+    }
+
+    /// The part of the buffer that a compression filled; none if it did not succeed, or claims to have written more than it was
+    /// allowed to.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such descriptor.
+    #[must_use]
+    #[inline]
+    pub fn output(&self, index: usize) -> Option<&[u8]> {
+        let said = self.iax_completion(index);
+        let descriptor = &self.memory.descriptors(index..index + 1)[0];
+        if said.common.status != Status::SUCCESS || descriptor.opcode() != Opcode::Compress as u8 {
+            return None;
+        }
+        let start = descriptor
+            .dst_addr()
+            .checked_sub(self.memory.buffer_address())?;
+        let start = usize::try_from(start).ok()?;
+        let size = Some(said.output_size).filter(|size| *size <= descriptor.max_dst_size())?;
+        self.buffer()
+            .get(start..start.checked_add(usize::try_from(size).ok()?)?)
+    }
+
     /// What the device said of each batch that it took, when the task was last submitted. Members without a completion of
     /// their own are explained by that of their batch: a count that the queue does not allow, a list that could not be read.
     pub fn batch_completions(&self) -> impl Iterator<Item = Completion> + '_ {
@@ -239,6 +386,20 @@ impl Task {
         taken
             .enumerate()
             .map(|(batch, _)| self.memory.batch_record(batch).read())
+    }
+}
+
+/// The address of a part of some memory, and its length, if it is inside and not empty.
+#[inline]
+fn inside(address: u64, size: u64, part: &Range<u64>) -> Result<(u64, u32), TaskError> {
+    let len = part.end.saturating_sub(part.start);
+    match u32::try_from(len) {
+        Ok(short) if short > 0 && part.end <= size => Ok((address + part.start, short)),
+        _ => Err(TaskError::Outside {
+            offset: part.start,
+            len,
+            size,
+        }),
     }
 }
 
@@ -264,16 +425,16 @@ pub enum TaskError {
         /// What the task is for.
         kind: Kind,
     },
-    /// Not inside the source.
+    /// Not inside the source, the destination, or the task's buffer.
     #[error(
-        "{len:#x} bytes at offset {offset:#x} are empty, or not inside a source of {size:#x} bytes"
+        "{len:#x} bytes at offset {offset:#x} are empty, or not inside of memory of {size:#x} bytes"
     )]
     Outside {
-        /// Where they begin in the source.
+        /// Where they begin in the memory.
         offset: u64,
         /// How many they are.
-        len: u32,
-        /// The length of the source.
+        len: u64,
+        /// The length of the memory.
         size: u64,
     },
 }

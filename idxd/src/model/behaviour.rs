@@ -28,10 +28,13 @@ pub enum EntryFate {
 pub enum MemberFate {
     /// It is done.
     Done,
-    /// The page of that byte is missing.
+    /// The page of that byte of the source is missing. Of a compression, bytes behind the source are those of the destination; of a
+    /// decompression all are.
     FaultAt(u32),
     /// This is the status byte, and nothing else is known.
     Status(u8),
+    /// An analytics error with that error code (IAA), and nothing is written.
+    Analytics(u8),
     /// Its record is not written, though that of its batch is: the page of the record was missing.
     Silent,
 }

@@ -15,7 +15,8 @@ use std::{
 
 use rustix::param::page_size;
 
-use crate::{Completion, Descriptor, Record};
+use super::said::Said;
+use crate::{Descriptor, IaxRecord, Kind, Record};
 
 /// The address as a pointer. Addresses in descriptors are those of this process.
 fn at<T>(address: u64) -> Option<*const T> {
@@ -34,15 +35,85 @@ pub(super) unsafe fn descriptor(address: u64) -> Option<Descriptor> {
     Some(unsafe { place.read_volatile() })
 }
 
-/// Writes a completion record.
+/// Writes a completion record of a device of that kind.
 ///
 /// # Safety
 ///
 /// A record is there: the address is that of a descriptor that was submitted and not completed, and is aligned.
-pub(super) unsafe fn complete(address: u64, status: u8, completion: &Completion) {
-    if let Some(place) = at::<Record>(address) {
-        // SAFETY: by contract; a record is made of atomics.
-        unsafe { &*place }.complete(status, completion);
+pub(super) unsafe fn complete(kind: Kind, address: u64, said: &Said) {
+    match kind {
+        Kind::Dsa => {
+            if let Some(place) = at::<Record>(address) {
+                // SAFETY: by contract; a record is made of atomics.
+                unsafe { &*place }.complete(said.status, &said.common());
+            }
+        }
+        Kind::Iax => {
+            if let Some(place) = at::<IaxRecord>(address) {
+                // SAFETY: as above.
+                unsafe { &*place }.complete(said.status, &said.iax());
+            }
+        }
+    }
+}
+
+/// Reads `size` bytes, which others may write to meanwhile.
+///
+/// # Safety
+///
+/// The bytes are mapped, and readable.
+pub(super) unsafe fn read(address: u64, size: u32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(size as usize);
+    let end = address + u64::from(size);
+    let mut here = address;
+    while here < end {
+        if here % 8 == 0 && end - here >= 8 {
+            if let Some(place) = at::<u64>(here) {
+                // SAFETY: by contract, and aligned.
+                let word = unsafe { place.read_volatile() };
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            here += 8;
+            continue;
+        }
+        if let Some(place) = at::<u8>(here) {
+            // SAFETY: by contract.
+            bytes.push(unsafe { place.read_volatile() });
+        }
+        here += 1;
+    }
+    bytes
+}
+
+/// Writes bytes.
+///
+/// # Safety
+///
+/// The place is mapped, and nobody else uses it.
+pub(super) unsafe fn write(address: u64, bytes: &[u8]) {
+    let Ok(address) = usize::try_from(address) else {
+        return;
+    };
+    let head = (address.wrapping_neg() % 8).min(bytes.len());
+    let (head, rest) = bytes.split_at(head);
+    let words = rest.chunks_exact(8);
+    let tail = words.remainder();
+    let mut here = address;
+    for byte in head {
+        // SAFETY: by contract.
+        unsafe { with_exposed_provenance_mut::<u8>(here).write_volatile(*byte) };
+        here += 1;
+    }
+    for word in words.filter_map(<[u8]>::first_chunk) {
+        let word = u64::from_le_bytes(*word);
+        // SAFETY: by contract; aligned behind the head.
+        unsafe { with_exposed_provenance_mut::<u64>(here).write_volatile(word) };
+        here += 8;
+    }
+    for byte in tail {
+        // SAFETY: by contract.
+        unsafe { with_exposed_provenance_mut::<u8>(here).write_volatile(*byte) };
+        here += 1;
     }
 }
 
@@ -148,6 +219,26 @@ mod tests {
                     assert_eq!(found.map(|at| at as usize), Some(odd), "{start} {len}");
                     bytes[start + odd] ^= 0x80;
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_and_written_at_any_alignment() {
+        let source: Vec<u8> = (1..=64).collect();
+        let from = source.as_ptr().expose_provenance() as u64;
+        for start in 0..9_usize {
+            for len in 0..40_usize {
+                let mut place = [0xee_u8; 64];
+                let to = place.as_mut_ptr().expose_provenance() as u64 + start as u64;
+                // SAFETY: inside the vector.
+                let bytes = unsafe { read(from + start as u64, u32::try_from(len).unwrap()) };
+                assert_eq!(bytes, source[start..start + len]);
+                // SAFETY: inside the array.
+                unsafe { write(to, &bytes) };
+                assert_eq!(place[start..start + len], source[start..start + len]);
+                assert!(place[..start].iter().all(|byte| *byte == 0xee));
+                assert!(place[start + len..].iter().all(|byte| *byte == 0xee));
             }
         }
     }

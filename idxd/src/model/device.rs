@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Behaviour, Honest};
-use crate::{Kind, Limits, Mode};
+use super::{Behaviour, Honest, Tenants};
+use crate::{Descriptor, Kind, Limits, Mode};
 
 /// How fast a device is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,7 +18,7 @@ pub enum Rate {
     Unlimited,
     /// By the clock.
     Clock {
-        /// Bytes that descriptors name.
+        /// Bytes that descriptors name; of a decompression, those that it may write.
         bytes_per_second: f64,
         /// On top of that, for each descriptor; a batch has as many as members.
         per_descriptor: Duration,
@@ -54,6 +54,18 @@ impl Rate {
 /// Says for a comparison of `len` bytes at an address whether they differ, without looking at them.
 pub type Prepared = Arc<dyn Fn(u64, u32) -> bool + Send + Sync>;
 
+/// What an IAA writes for a descriptor.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// The bytes. More than the descriptor allows do not fit.
+    pub bytes: Arc<[u8]>,
+    /// CRC-32 of what is not compressed.
+    pub crc: u32,
+}
+
+/// Says what an IAA writes for a compression or a decompression, without looking at memory; none to have it computed.
+pub type PreparedOutputs = Arc<dyn Fn(&Descriptor) -> Option<Output> + Send + Sync>;
+
 /// One device of a [`Model`](super::Model), with one queue: its limits, its rate, and what it does wrong.
 pub struct Device {
     pub(super) name: String,
@@ -62,7 +74,10 @@ pub struct Device {
     pub(super) rate: Rate,
     behaviour: Mutex<Box<dyn Behaviour>>,
     pub(super) prepared: Option<Prepared>,
+    pub(super) outputs: Option<PreparedOutputs>,
     pub(super) faults_on_missing_pages: bool,
+    pub(super) generates_headers: bool,
+    pub(super) tenants: Tenants,
 }
 
 impl Device {
@@ -77,6 +92,13 @@ impl Device {
         node: None,
     };
 
+    /// What a shared queue of an IAA has: 128 entries, no batches, 2 MiB a descriptor.
+    pub const IAA_LIMITS: Limits = Limits {
+        kind: Kind::Iax,
+        max_batch: 0,
+        ..Self::LIMITS
+    };
+
     /// An honest one with one queue, behind a portal, as fast as the model's thread.
     #[must_use]
     pub fn new(name: impl Into<String>, limits: Limits) -> Self {
@@ -87,7 +109,10 @@ impl Device {
             rate: Rate::Unlimited,
             behaviour: Mutex::new(Box::new(Honest)),
             prepared: None,
+            outputs: None,
             faults_on_missing_pages: false,
+            generates_headers: false,
+            tenants: Tenants::NONE,
         }
     }
 
@@ -112,7 +137,28 @@ impl Device {
         self
     }
 
-    /// Reports a page fault where a page of a source is missing, as a device does that is not to block on faults.
+    /// Writes what is known for compressions and decompressions, and computes what is not.
+    #[must_use]
+    pub fn prepared_outputs(mut self, outputs: PreparedOutputs) -> Self {
+        self.outputs = Some(outputs);
+        self
+    }
+
+    /// Makes codes itself, as IAA 2.0 does, for inputs of up to 4096 bytes.
+    #[must_use]
+    pub fn can_generate_headers(mut self) -> Self {
+        self.generates_headers = true;
+        self
+    }
+
+    /// Is shared with others, if its queue is a shared one.
+    #[must_use]
+    pub fn tenants(mut self, tenants: Tenants) -> Self {
+        self.tenants = tenants;
+        self
+    }
+
+    /// Reports a page fault where a page of a source or a destination is missing, as a device does that is not to block on faults.
     #[must_use]
     pub fn faults_on_missing_pages(mut self) -> Self {
         self.faults_on_missing_pages = true;

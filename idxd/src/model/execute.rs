@@ -8,18 +8,11 @@
 )]
 
 use super::{
-    Counts, Device, EntryFate, MemberFate,
+    Counts, Device, EntryFate, MemberFate, analytics,
     bus::{self, Residency},
+    said::Said,
 };
-use crate::{Completion, Descriptor, Flags, Opcode, Status};
-
-/// Nothing to tell but the status.
-const BLANK: Completion = Completion {
-    status: Status::NONE,
-    result: 0,
-    completed: 0,
-    fault_addr: 0,
-};
+use crate::{Descriptor, Flags, Kind, Opcode, Status};
 
 /// A device at work: its description, and where it counts.
 pub(super) struct Worker<'d> {
@@ -36,12 +29,13 @@ impl Worker<'_> {
     /// The entry was given to [`Port::submit`](crate::Port::submit) and is not completed, and its port is not closed: what its
     /// addresses name is there, by the contract of that function.
     pub(super) unsafe fn work(&mut self, entry: &Descriptor, fate: EntryFate) {
-        let (status, completion) = if entry.opcode() == Opcode::Batch as u8 {
+        let kind = self.device.limits.kind;
+        let said = if kind == Kind::Dsa && entry.opcode() == Opcode::Batch as u8 {
             // SAFETY: by contract.
             unsafe { self.batch(entry, fate) }
         } else {
             match fate {
-                EntryFate::Status(status) => (status, BLANK),
+                EntryFate::Status(status) => Said::byte(status),
                 // SAFETY: by contract.
                 _ => match unsafe { self.one(entry, false) } {
                     Some(said) => said,
@@ -53,30 +47,29 @@ impl Worker<'_> {
             return;
         }
         // SAFETY: by contract; the port saw to the alignment.
-        unsafe { bus::complete(entry.completion_addr(), status, &completion) };
+        unsafe { bus::complete(kind, entry.completion_addr(), &said) };
     }
 
     /// # Safety
     ///
     /// As for `work`.
-    unsafe fn batch(&mut self, entry: &Descriptor, fate: EntryFate) -> (u8, Completion) {
-        let said = |status: Status| (status.code(), BLANK);
+    unsafe fn batch(&mut self, entry: &Descriptor, fate: EntryFate) -> Said {
         let count = entry.xfer_size();
         let flags = Flags::COMPLETION_ADDRESS_VALID | Flags::REQUEST_COMPLETION_RECORD;
         if !flags.contains(entry.flags()) {
-            return said(Status::INVALID_FLAGS);
+            return Said::only(Status::INVALID_FLAGS);
         }
         if !entry.is_reserved_zero() {
-            return said(Status::NOZERO_RESERVE);
+            return Said::only(Status::NOZERO_RESERVE);
         }
         if count < 2 || count > self.device.limits.max_batch {
-            return said(Status::DESC_CNT_ERANGE);
+            return Said::only(Status::DESC_CNT_ERANGE);
         }
         if entry.src_addr() % Descriptor::SIZE as u64 != 0 {
-            return said(Status::DESCLIST_ALIGN);
+            return Said::only(Status::DESCLIST_ALIGN);
         }
         if let EntryFate::Status(status) = fate {
-            return (status, BLANK);
+            return Said::byte(status);
         }
         let readable = match fate {
             EntryFate::ListFault(at) => at.min(count),
@@ -89,15 +82,15 @@ impl Worker<'_> {
             let address = entry.src_addr() + u64::from(index) * Descriptor::SIZE as u64;
             // SAFETY: by contract; aligned as its list is.
             let Some(member) = (unsafe { bus::descriptor(address) }) else {
-                return said(Status::BATCH_PAGE_FAULT);
+                return Said::only(Status::BATCH_PAGE_FAULT);
             };
             // SAFETY: by contract.
-            if let Some((status, completion)) = unsafe { self.one(&member, true) } {
-                all_well &= status == Status::SUCCESS.code();
+            if let Some(said) = unsafe { self.one(&member, true) } {
+                all_well &= said.status == Status::SUCCESS.code();
                 let wants = Flags::COMPLETION_ADDRESS_VALID;
                 if member.flags().contains(wants) && member.completion_addr() % 32 == 0 {
                     // SAFETY: by contract.
-                    unsafe { bus::complete(member.completion_addr(), status, &completion) };
+                    unsafe { bus::complete(Kind::Dsa, member.completion_addr(), &said) };
                 }
             } else {
                 all_well = false;
@@ -108,12 +101,11 @@ impl Worker<'_> {
             () if all_well => Status::SUCCESS,
             () => Status::BATCH_FAIL,
         };
-        let completion = Completion {
+        Said {
             completed: readable,
             fault_addr: entry.src_addr() + u64::from(readable) * Descriptor::SIZE as u64,
-            ..BLANK
-        };
-        (status.code(), completion)
+            ..Said::only(status)
+        }
     }
 
     /// What a lone descriptor or a member says; none if its record is lost.
@@ -121,32 +113,52 @@ impl Worker<'_> {
     /// # Safety
     ///
     /// As for `work`.
-    unsafe fn one(&mut self, descriptor: &Descriptor, in_batch: bool) -> Option<(u8, Completion)> {
+    unsafe fn one(&mut self, descriptor: &Descriptor, in_batch: bool) -> Option<Said> {
         self.counts.descriptors += 1;
-        if let Err(status) = self.check(descriptor, in_batch) {
-            return Some((status.code(), BLANK));
+        let is_iax = self.device.limits.kind == Kind::Iax;
+        let checked = match is_iax {
+            true => analytics::check(self.device, descriptor),
+            false => self.check(descriptor, in_batch),
+        };
+        if let Err(status) = checked {
+            return Some(Said::only(status));
         }
         let fate = self.device.decider().member(descriptor);
-        match fate {
+        let said = match fate {
             MemberFate::Silent => return None,
-            MemberFate::Status(status) => return Some((status, BLANK)),
-            MemberFate::FaultAt(at) => {
+            MemberFate::Status(status) => Said::byte(status),
+            MemberFate::Analytics(code) => analytics::analytics(code),
+            MemberFate::FaultAt(at) if is_iax => analytics::fault(descriptor, at),
+            // SAFETY: by contract.
+            MemberFate::FaultAt(at) => unsafe { self.fault(descriptor, at) },
+            MemberFate::Done if is_iax => {
                 // SAFETY: by contract.
-                return Some(unsafe { self.fault(descriptor, at) });
+                unsafe { analytics::perform(self.device, self.residency, descriptor) }
             }
-            MemberFate::Done => {}
-        }
+            // SAFETY: by contract.
+            MemberFate::Done => unsafe { self.perform(descriptor) },
+        };
+        Some(said)
+    }
+
+    /// Does what a descriptor of a DSA says that was checked.
+    ///
+    /// # Safety
+    ///
+    /// As for `work`.
+    unsafe fn perform(&self, descriptor: &Descriptor) -> Said {
         let (address, size) = (descriptor.src_addr(), descriptor.xfer_size());
         if descriptor.opcode() == Opcode::Memfill as u8 {
             // SAFETY: by contract.
             unsafe { bus::fill(descriptor.dst_addr(), size, address) };
         }
+        let done = Said::only(Status::SUCCESS);
         if descriptor.opcode() != Opcode::Compval as u8 {
-            return Some((Status::SUCCESS.code(), BLANK));
+            return done;
         }
         if let Some(answers) = &self.device.prepared {
             let result = u8::from(answers(address, size));
-            return Some((Status::SUCCESS.code(), Completion { result, ..BLANK }));
+            return Said { result, ..done };
         }
         let missing = self
             .device
@@ -155,16 +167,15 @@ impl Worker<'_> {
             .flatten();
         if let Some(at) = missing {
             // SAFETY: by contract.
-            return Some(unsafe { self.fault(descriptor, at) });
+            return unsafe { self.fault(descriptor, at) };
         }
         // SAFETY: by contract.
         let differs = unsafe { bus::first_difference(address, size, descriptor.dst_addr()) };
-        let completion = Completion {
+        Said {
             result: u8::from(differs.is_some()),
             completed: differs.unwrap_or(size),
-            ..BLANK
-        };
-        Some((Status::SUCCESS.code(), completion))
+            ..done
+        }
     }
 
     /// What a descriptor says that came as far as byte `at` and found no page there.
@@ -172,7 +183,7 @@ impl Worker<'_> {
     /// # Safety
     ///
     /// As for `work`.
-    unsafe fn fault(&self, descriptor: &Descriptor, at: u32) -> (u8, Completion) {
+    unsafe fn fault(&self, descriptor: &Descriptor, at: u32) -> Said {
         let size = descriptor.xfer_size();
         let at = at.min(size.saturating_sub(1));
         let address = descriptor.src_addr();
@@ -181,23 +192,21 @@ impl Worker<'_> {
             // SAFETY: by contract.
             let differs = unsafe { bus::first_difference(address, at, descriptor.dst_addr()) };
             if let Some(completed) = differs {
-                let completion = Completion {
+                return Said {
                     result: 1,
                     completed,
-                    ..BLANK
+                    ..Said::only(Status::SUCCESS)
                 };
-                return (Status::SUCCESS.code(), completion);
             }
         }
-        let completion = Completion {
+        Said {
             completed: at,
             fault_addr: address.wrapping_add(u64::from(at)),
-            ..BLANK
-        };
-        (Status::PAGE_FAULT_NOBOF.code(), completion)
+            ..Said::only(Status::PAGE_FAULT_NOBOF)
+        }
     }
 
-    /// What a device refuses before it begins.
+    /// What a DSA refuses before it begins.
     fn check(&self, descriptor: &Descriptor, in_batch: bool) -> Result<(), Status> {
         let flags = Flags::COMPLETION_ADDRESS_VALID
             | Flags::REQUEST_COMPLETION_RECORD

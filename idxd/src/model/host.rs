@@ -6,6 +6,7 @@
 //! the mutex, and takes note of whose it is, so that a port that is closed waits for that and for nothing else.
 
 use std::{
+    collections::VecDeque,
     io, mem,
     num::NonZeroU64,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -13,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Counts, Device, EntryFate, bus::Residency, execute::Worker, port::ModelPort};
+use super::{
+    Behaviour, Counts, Device, EntryFate, bus::Residency, execute::Worker, port::ModelPort,
+    tenants::Crowd,
+};
 use crate::{Descriptor, Limits, Mode, Opcode, Queue, QueueError, sys::Process};
 
 /// The thread takes naps of this length while anything was submitted lately: a submitter then need not wake it, which would
@@ -52,9 +56,10 @@ struct World {
 struct Station {
     device: Arc<Device>,
     counts: Counts,
-    entries: Vec<Entry>,
+    entries: VecDeque<Entry>,
     busy_until: Instant,
     halted: bool,
+    crowd: Crowd,
 }
 
 #[derive(Debug)]
@@ -75,9 +80,10 @@ impl Model {
         let process = Process::current()?;
         let now = Instant::now();
         let stations = devices.into_iter().map(|device| Station {
+            crowd: Crowd::new(device.tenants),
             device: Arc::new(device),
             counts: Counts::default(),
-            entries: Vec::new(),
+            entries: VecDeque::new(),
             busy_until: now,
             halted: false,
         });
@@ -97,6 +103,9 @@ impl Model {
             .name("idxd-model".to_owned())
             .spawn(move || {
                 let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+                // A device does not wait for a CPU: where that is allowed, its model comes first. On Linux this is for the
+                // thread.
+                let _ = rustix::process::setpriority_process(None, -20);
                 played.play();
             })?;
         Ok(Self {
@@ -196,13 +205,18 @@ impl Host {
         let mut world = self.lock();
         let mut taken = 0;
         let mut answer = Answer::Taken;
+        let station = &mut world.stations[station];
+        let device = Arc::clone(&station.device);
+        let mut behaviour = device.decider();
         for descriptor in descriptors {
-            answer = world.stations[station].take(descriptor, port, now, &weigh);
+            let offered = (descriptor, port);
+            answer = station.take(&device, behaviour.as_mut(), offered, now, &weigh);
             if answer != Answer::Taken {
                 break;
             }
             taken += 1;
         }
+        drop(behaviour);
         world.last_submission = now;
         if mem::take(&mut world.asleep) {
             drop(world);
@@ -301,13 +315,15 @@ impl World {
             let ready = station.entries.iter().enumerate().position(|(at, entry)| {
                 // A drain waits for what the same process submitted before.
                 let waits = entry.descriptor.opcode() == Opcode::Drain as u8
-                    && station.entries[..at]
+                    && station
+                        .entries
                         .iter()
+                        .take(at)
                         .any(|before| before.port == entry.port);
                 entry.due <= now && !waits && entry.fate != EntryFate::Silent
             });
-            if let Some(at) = ready {
-                let entry = station.entries.remove(at);
+            let taken = ready.and_then(|at| Some((at, station.entries.remove(at)?)));
+            if let Some((at, entry)) = taken {
                 if entry.fate == EntryFate::Halt {
                     station.halted = true;
                     station.entries.insert(at, entry);
@@ -333,21 +349,22 @@ impl World {
 impl Station {
     fn take(
         &mut self,
-        descriptor: &Descriptor,
-        port: u64,
+        device: &Device,
+        behaviour: &mut dyn Behaviour,
+        (descriptor, port): (&Descriptor, u64),
         now: Instant,
         weigh: impl Fn(&Descriptor) -> (u64, u32),
     ) -> Answer {
-        let device = Arc::clone(&self.device);
         let is_batch = descriptor.opcode() == Opcode::Batch as u8;
         let record = device.limits.kind.record_size() as u64;
         let misaligned = descriptor.completion_addr() % record != 0;
         if device.by_write && (is_batch || misaligned) {
             return Answer::Invalid;
         }
-        let mut behaviour = device.decider();
         let full = self.entries.len() >= device.limits.size as usize;
-        if device.limits.mode == Mode::Shared && (full || behaviour.is_full()) {
+        let is_shared = device.limits.mode == Mode::Shared;
+        let crowded = is_shared && self.crowd.fills(device.limits.size, self.entries.len());
+        if is_shared && (full || crowded || behaviour.is_full()) {
             self.counts.full += 1;
             return Answer::Full;
         }
@@ -358,12 +375,17 @@ impl Station {
         }
         let fate = behaviour.entry(descriptor);
         let (bytes, count) = weigh(descriptor);
-        self.busy_until = self.busy_until.max(now) + device.rate.time(bytes, count);
+        let alone = device.rate.time(bytes, count);
+        let time = match is_shared && device.tenants.share > 0.0 {
+            true => device.tenants.stretch(alone),
+            false => alone,
+        };
+        self.busy_until = self.busy_until.max(now) + time;
         let late = match fate {
             EntryFate::Late(by) => by,
             _ => Duration::ZERO,
         };
-        self.entries.push(Entry {
+        self.entries.push_back(Entry {
             descriptor: *descriptor,
             port,
             due: self.busy_until + late,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A model of DSA devices inside this process: real descriptors, real completion records, no hardware.
+//! A model of DSA and IAA devices inside this process: real descriptors, real completion records, no hardware.
 //!
 //! ```text
 //!  Queue ──► ModelPort ── descriptors ──► device: waits its turn by the clock ──► execute ──► records
@@ -16,15 +16,21 @@
 //! **It is a model.** Rules are those of the kernel's header and of what others wrote about the hardware; where these were
 //! wrong, it is wrong.
 
+mod analytics;
 mod behaviour;
 mod bus;
+mod crc;
+mod deflate;
 mod device;
 mod execute;
 mod host;
 mod port;
+mod said;
+mod tenants;
 mod trouble;
 
 pub use behaviour::{Behaviour, EntryFate, Honest, MemberFate};
-pub use device::{Counts, Device, Prepared, Rate};
+pub use device::{Counts, Device, Output, Prepared, PreparedOutputs, Rate};
 pub use host::Model;
+pub use tenants::Tenants;
 pub use trouble::{Chances, Random};

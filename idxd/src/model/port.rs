@@ -68,13 +68,16 @@ unsafe impl Port for ModelPort {
     }
 }
 
-/// Bytes that a descriptor names, and descriptors that it stands for. Members of a batch are taken to be alike.
+/// Bytes that a descriptor names (of a decompression, those that it may write), and descriptors that it stands for. Members of a batch are taken to be alike.
 ///
 /// # Safety
 ///
 /// The descriptor is being submitted: its list is there.
 unsafe fn weigh(descriptor: &Descriptor) -> (u64, u32) {
-    let size = descriptor.xfer_size();
+    let size = match descriptor.opcode() {
+        opcode if opcode == Opcode::Decompress as u8 => descriptor.max_dst_size(),
+        _ => descriptor.xfer_size(),
+    };
     if descriptor.opcode() != Opcode::Batch as u8 {
         return (u64::from(size), 1);
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{Behaviour, EntryFate, MemberFate};
-use crate::Descriptor;
+use crate::{Descriptor, Opcode};
 
 /// How often each kind happens: one time in so many, 0 for never.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +35,7 @@ pub struct Chances {
 pub struct Random {
     state: u64,
     chances: Chances,
+    analytics: u32,
 }
 
 impl Random {
@@ -44,7 +45,15 @@ impl Random {
         Self {
             state: seed | 1,
             chances,
+            analytics: 0,
         }
+    }
+
+    /// One descriptor in so many fails with an analytics error of any code, 0 for none.
+    #[must_use]
+    pub fn analytics(mut self, one_in: u32) -> Self {
+        self.analytics = one_in;
+        self
     }
 
     /// Xorshift64*, which is as random as a test needs.
@@ -61,6 +70,16 @@ impl Random {
 
     fn below(&mut self, end: u32) -> u32 {
         u32::try_from(self.next() % u64::from(end.max(1))).unwrap_or(0)
+    }
+
+    /// A byte of what a descriptor reads or writes.
+    fn byte(&mut self, descriptor: &Descriptor) -> u32 {
+        let size = descriptor.xfer_size();
+        self.below(match Opcode::of(descriptor.opcode()) {
+            Some(Opcode::Compress) => size.saturating_add(descriptor.max_dst_size()),
+            Some(Opcode::Decompress) => descriptor.max_dst_size(),
+            _ => size,
+        })
     }
 
     /// A status byte that says neither nothing nor success, with bit 7 or without it.
@@ -94,9 +113,11 @@ impl Behaviour for Random {
     fn member(&mut self, descriptor: &Descriptor) -> MemberFate {
         let chances = self.chances;
         if self.happens(chances.page_fault) {
-            MemberFate::FaultAt(self.below(descriptor.xfer_size()))
+            MemberFate::FaultAt(self.byte(descriptor))
         } else if self.happens(chances.member_status) {
             MemberFate::Status(self.status())
+        } else if self.happens(self.analytics) {
+            MemberFate::Analytics(u8::try_from(self.below(256)).unwrap_or(0))
         } else if self.happens(chances.member_silent) {
             MemberFate::Silent
         } else {

@@ -5,6 +5,8 @@
 //! ```text
 //!  page                                                                                      page
 //!  │ descriptors, 64 B each │ batch descriptors, 64 B │ batch records, 64 B │ records, 32 or 64 B │
+//!  page
+//!  │ buffer: what a device wrote, or is to read                                                  │
 //! ```
 //!
 //! Pages of their own, for two reasons. A fork would share them with the child until one of the two writes, and then give
@@ -18,7 +20,7 @@
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
     ops::Range,
-    ptr::NonNull,
+    ptr::{self, NonNull},
     slice,
 };
 
@@ -28,7 +30,7 @@ use rustix::{
     param::page_size,
 };
 
-use crate::{Descriptor, Kind, Record};
+use crate::{Descriptor, IaxRecord, Kind, Record};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -38,6 +40,7 @@ pub(crate) struct TaskMemory {
     members: usize,
     batches: usize,
     record_size: usize,
+    buffer: Range<usize>,
 }
 
 // SAFETY: it owns its pages, and gives out references by the usual rules; records are atomics.
@@ -49,29 +52,64 @@ unsafe impl Sync for TaskMemory {}
 const BATCH_RECORD: usize = 64;
 
 impl TaskMemory {
-    /// Room for `members` descriptors in up to `batches` batches. None if there is no memory for that.
-    pub(crate) fn new(kind: Kind, members: usize, batches: usize) -> Option<Self> {
+    /// Room for `members` descriptors in up to `batches` batches, and a buffer. None if there is no memory for that.
+    pub(crate) fn new(kind: Kind, members: usize, batches: usize, buffer: usize) -> Option<Self> {
         let record_size = kind.record_size();
         let size = members
             .checked_mul(Descriptor::SIZE + record_size)?
             .checked_add(batches.checked_mul(Descriptor::SIZE + BATCH_RECORD)?)?;
         let page = page_size();
         // Were a queue of IAA taken for one of DSA, the last record would be the longer one.
-        let size = size
+        let buffer_at = size
             .checked_add(BATCH_RECORD)?
             .checked_next_multiple_of(page)?;
+        let buffer = buffer_at..buffer_at.checked_add(buffer)?;
+        let size = buffer.end.checked_next_multiple_of(page)?;
         let layout = Layout::from_size_align(size, page).ok()?;
         // SAFETY: the size is not 0.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
         // SAFETY: whole pages that are ours. Where the kernel cannot (before 4.14), a fork may cost a record: its deadline passes.
         let _ = unsafe { madvise(base.as_ptr().cast(), size, Advice::LinuxWipeOnFork) };
-        Some(Self {
+        let mut memory = Self {
             base,
             layout,
             members,
             batches,
             record_size,
-        })
+            buffer,
+        };
+        memory.fault_in_buffer();
+        Some(memory)
+    }
+
+    /// A device that is not to wait for page faults would report every page of a new buffer.
+    fn fault_in_buffer(&mut self) {
+        for byte in self.buffer_mut().iter_mut().step_by(page_size()) {
+            // SAFETY: a byte of ours; volatile, or else nothing need be written where there are zeroes.
+            unsafe { ptr::from_mut(byte).write_volatile(0) };
+        }
+    }
+
+    /// What a device wrote, or is to read.
+    pub(crate) fn buffer(&self) -> &[u8] {
+        // SAFETY: inside the pages.
+        let start = unsafe { self.base.byte_add(self.buffer.start) };
+        // SAFETY: initialised when it was allocated, and written to by nobody meanwhile: while a device does, a `Flight` has
+        // this, or the quarantine of its queue, and they lend it to nobody.
+        unsafe { slice::from_raw_parts(start.as_ptr(), self.buffer.len()) }
+    }
+
+    fn buffer_mut(&mut self) -> &mut [u8] {
+        // SAFETY: inside the pages.
+        let start = unsafe { self.base.byte_add(self.buffer.start) };
+        // SAFETY: as for `buffer`, and nobody else has a reference.
+        unsafe { slice::from_raw_parts_mut(start.as_ptr(), self.buffer.len()) }
+    }
+
+    /// Where the buffer is, for a device.
+    #[inline]
+    pub(crate) fn buffer_address(&self) -> u64 {
+        self.address(self.buffer.start)
     }
 
     /// Descriptors that there is room for.
@@ -152,6 +190,21 @@ impl TaskMemory {
         self.record_at(self.records_at() + index * self.record_size)
     }
 
+    /// The completion record of a member, if it is for an IAA.
+    #[inline]
+    pub(crate) fn iax_record(&self, index: usize) -> Option<&IaxRecord> {
+        assert!(index < self.members);
+        if self.record_size != size_of::<IaxRecord>() {
+            return None;
+        }
+        let offset = self.records_at() + index * self.record_size;
+        // SAFETY: inside the pages.
+        let place = unsafe { self.base.byte_add(offset) };
+        // SAFETY: so long is each record, and so aligned: what is in front of them are multiples of 64 bytes from a page on. It is
+        // made of atomics, of which every bit pattern is valid and which the device may write to meanwhile.
+        Some(unsafe { place.cast::<IaxRecord>().as_ref() })
+    }
+
     /// The completion record of a batch.
     pub(crate) fn batch_record(&self, batch: usize) -> &Record {
         assert!(batch < self.batches);
@@ -197,7 +250,7 @@ mod tests {
     #[test]
     fn everything_has_a_place_of_its_own_that_is_aligned() {
         for (kind, record) in [(Kind::Dsa, 32), (Kind::Iax, 64)] {
-            let mut memory = TaskMemory::new(kind, 5, 2).unwrap();
+            let mut memory = TaskMemory::new(kind, 5, 2, 5000).unwrap();
             for index in 0..5 {
                 memory.set(index, Descriptor::compval(index as u64, 1, 0));
             }
@@ -208,19 +261,28 @@ mod tests {
                 let descriptor = &memory.descriptors(index..index + 1)[0];
                 assert_eq!(descriptor.src_addr(), index as u64);
                 assert_eq!(descriptor.completion_addr() % record, 0);
-                places.push((std::ptr::from_ref(descriptor).addr() as u64, 64));
+                places.push((ptr::from_ref(descriptor).addr() as u64, 64));
                 places.push((descriptor.completion_addr(), record));
             }
             for (batch, first, count) in [(0, 0, 3), (1, 3, 2)] {
                 let descriptor = &memory.batch_descriptors(batch..batch + 1)[0];
-                let list = std::ptr::from_ref(&memory.descriptors(first..first + 1)[0]);
+                let list = ptr::from_ref(&memory.descriptors(first..first + 1)[0]);
                 assert_eq!(descriptor.src_addr(), list.addr() as u64);
                 assert_eq!(descriptor.src_addr() % 64, 0);
                 assert_eq!(descriptor.xfer_size(), count);
                 assert_eq!(descriptor.completion_addr() % 64, 0);
-                places.push((std::ptr::from_ref(descriptor).addr() as u64, 64));
+                places.push((ptr::from_ref(descriptor).addr() as u64, 64));
                 places.push((descriptor.completion_addr(), 64));
             }
+            assert_eq!(memory.buffer_address() % page_size() as u64, 0);
+            assert_eq!(memory.buffer().len(), 5000);
+            memory.buffer_mut().fill(0xa5);
+            assert_eq!(
+                memory.buffer().as_ptr().addr() as u64,
+                memory.buffer_address()
+            );
+            assert_eq!(memory.iax_record(4).is_some(), kind == Kind::Iax);
+            places.push((memory.buffer_address(), 5000));
             places.sort_unstable();
             for pair in places.windows(2) {
                 assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{kind}: {pair:x?}");
@@ -234,7 +296,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_into_memory_is_refused() {
-        assert!(TaskMemory::new(Kind::Dsa, usize::MAX / 64, 0).is_none());
-        assert!(TaskMemory::new(Kind::Dsa, 1, usize::MAX).is_none());
+        assert!(TaskMemory::new(Kind::Dsa, usize::MAX / 64, 0, 0).is_none());
+        assert!(TaskMemory::new(Kind::Dsa, 1, usize::MAX, 0).is_none());
+        assert!(TaskMemory::new(Kind::Dsa, 1, 0, usize::MAX - 64).is_none());
+        assert!(TaskMemory::new(Kind::Dsa, 1, 0, isize::MAX.unsigned_abs()).is_none());
     }
 }

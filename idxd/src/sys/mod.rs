@@ -8,6 +8,7 @@
 )]
 
 mod bytes;
+mod destination;
 mod fork;
 mod instructions;
 mod memory;
@@ -15,6 +16,7 @@ mod portal;
 mod source;
 
 pub(crate) use bytes::as_bytes;
+pub use destination::Destination;
 pub use fork::Process;
 pub use instructions::Instructions;
 pub(crate) use instructions::wait_on;

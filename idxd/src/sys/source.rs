@@ -57,7 +57,15 @@ impl Source {
     ///
     /// If it is empty.
     pub fn of_vec(bytes: Vec<u8>) -> Result<Self, SourceError> {
-        let bytes = Arc::new(bytes);
+        Self::of_shared(Arc::new(bytes))
+    }
+
+    /// A vector that is written to only by whoever has it for himself again (`Arc::get_mut`): when no task knows of it any more.
+    ///
+    /// # Errors
+    ///
+    /// If it is empty.
+    pub fn of_shared(bytes: Arc<Vec<u8>>) -> Result<Self, SourceError> {
         let address = NonNull::from(bytes.as_slice()).cast();
         let size = bytes.len();
         // SAFETY: the vector lives as long as the `Arc`, which nobody can write through.
