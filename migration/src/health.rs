@@ -22,12 +22,13 @@ const LONGEST_TRY: Duration = Duration::from_secs(60);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(crate) struct Health {
     /// Rests so far: what was submitted in front of one does not count for what comes after it.
     episode: u64,
     strikes: u32,
     good: u32,
     rest: Option<Rest>,
+    answered: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,15 +40,15 @@ struct Rest {
 
 /// A leave to submit, which comes back with what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Leave {
+pub(crate) struct Leave {
     episode: u64,
     /// Whether it is the one that shows if the queue is well again.
-    pub(super) is_probe: bool,
+    pub(crate) is_probe: bool,
 }
 
 impl Health {
     /// Leave to submit; none while the queue rests, or another channel tries it. A probe may take the device `patience`.
-    pub(super) fn leave(&mut self, now: Instant, patience: Duration) -> Option<Leave> {
+    pub(crate) fn leave(&mut self, now: Instant, patience: Duration) -> Option<Leave> {
         let is_probe = self.rest.is_some();
         if let Some(rest) = &mut self.rest {
             let tried = rest.tried_until.is_some_and(|until| now < until);
@@ -63,14 +64,20 @@ impl Health {
     }
 
     /// Nothing was submitted.
-    pub(super) fn unused(&mut self, leave: Leave) {
+    pub(crate) fn unused(&mut self, leave: Leave) {
         if let Some(rest) = self.rest.as_mut().filter(|_| self.episode == leave.episode) {
             rest.tried_until = None;
         }
     }
 
+    /// Whether a device answered somebody after that.
+    pub(crate) fn has_answered_since(&self, then: Instant) -> bool {
+        self.answered.is_some_and(|answered| then < answered)
+    }
+
     /// A device answered.
-    pub(super) fn answered(&mut self, leave: Leave) {
+    pub(crate) fn answered(&mut self, leave: Leave, now: Instant) {
+        self.answered = Some(now);
         if leave.episode != self.episode {
             return;
         }
@@ -83,7 +90,7 @@ impl Health {
     }
 
     /// A device did not answer, or answered nothing but errors, or its queue takes nothing.
-    pub(super) fn failed(&mut self, leave: Leave, now: Instant) {
+    pub(crate) fn failed(&mut self, leave: Leave, now: Instant) {
         if leave.episode != self.episode {
             return;
         }
@@ -129,7 +136,7 @@ mod tests {
         let another = health.leave(now, PATIENCE).unwrap();
         health.failed(old, now);
         // What was submitted in front of the rest says nothing of what is now.
-        health.answered(another);
+        health.answered(another, now);
         let then = now + millis(10);
         let probe = health.leave(then, PATIENCE).unwrap();
         assert_eq!(health.leave(then, PATIENCE), None);
@@ -139,7 +146,7 @@ mod tests {
         // It is lost: another may, after some time.
         assert_eq!(health.leave(then + millis(999), PATIENCE), None);
         assert!(health.leave(then + millis(1000), PATIENCE).is_some());
-        health.answered(probe);
+        health.answered(probe, then);
         assert!(!health.leave(then, PATIENCE).unwrap().is_probe);
         // The longest patience there is.
         health.failed(probe, then);
@@ -164,7 +171,7 @@ mod tests {
         for _ in 0..20 {
             for _ in 0..12 {
                 let leave = health.leave(now, PATIENCE).unwrap();
-                health.answered(leave);
+                health.answered(leave, now);
             }
             let leave = health.leave(now, PATIENCE).unwrap();
             health.failed(leave, now);
@@ -177,13 +184,13 @@ mod tests {
                 episode: health.episode,
                 is_probe: true,
             };
-            health.answered(probe);
+            health.answered(probe, now);
         }
         assert_eq!(rests[..4], [millis(10), millis(20), millis(40), millis(80)]);
         assert_eq!(rests[15..], [millis(327_680); 5]);
         for _ in 0..GOOD_TASKS * 10 {
             let leave = health.leave(now, PATIENCE).unwrap();
-            health.answered(leave);
+            health.answered(leave, now);
         }
         let leave = health.leave(now, PATIENCE).unwrap();
         health.failed(leave, now);

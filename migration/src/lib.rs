@@ -15,17 +15,30 @@
 
 pub mod bandwidth;
 mod bitmap;
+mod codec;
+mod corpus;
+mod health;
+mod member;
 mod node;
 mod ram;
 mod sys;
+mod trouble;
 mod vma;
 mod zero;
 
 pub use bitmap::PageBitmap;
+pub use codec::{
+    AgreeError, Agreement, CodecError, CodecOffer, CodecReport, DecodeError, EncodeError, Encoded,
+    FormatSpeed, IaaOptions, Link, MeasureError, NoIaaError, OfferError, PAGE_SIZES, PageCodec,
+    PageDecoder, PageEncoder, PageError, PageFormat, Policy, SoftwareDecoder, SoftwareEncoder,
+    UnknownFormatError, UnknownPolicyError, agree, measure,
+};
+pub use corpus::{Class, Corpus};
 pub use ram::{Backing, BackingError, RamBlock};
 pub use sys::{Backed, Isa, Kernel, Mapping};
+pub use trouble::Trouble;
 pub use zero::{
     BATCH_PAGES, BatchPagesError, Choice, DEFAULT_BATCH_PAGES, Demand, DsaOptions, Measured,
-    NoQueueError, NormalPageRatio, ScanError, Scanned, ShortcutError, SoftwareScanner, Trouble,
-    ZeroChannel, ZeroEngine, ZeroReport, ZeroScanner,
+    NoQueueError, NormalPageRatio, ScanError, Scanned, ShortcutError, SoftwareScanner, ZeroChannel,
+    ZeroEngine, ZeroReport, ZeroScanner,
 };

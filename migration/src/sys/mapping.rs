@@ -17,7 +17,8 @@ use std::{
     },
 };
 
-use idxd::{Source, SourceError};
+use super::copy_page;
+use idxd::{Destination, Source, SourceError};
 use rustix::{
     fs::{MemfdFlags, ftruncate, memfd_create},
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
@@ -214,6 +215,29 @@ impl Mapping {
         // SAFETY: `part` has checked that it lies inside; it stays mapped until the last clone of the `Arc` is dropped,
         // and it is written to by atomic operations only.
         unsafe { Source::new(start, len, keep) }
+    }
+
+    /// All of it, as memory that pages are restored to, which keeps it mapped.
+    ///
+    /// # Errors
+    ///
+    /// Never, because it is not empty; the type is that of [`part_source`](Self::part_source).
+    pub fn destination(self: &Arc<Self>) -> Result<Destination, SourceError> {
+        let keep = Arc::<Self>::clone(self);
+        // SAFETY: it stays mapped and writable until the last clone of the `Arc` is dropped; nobody has a reference to it, and this
+        // process accesses it by operations only that are atomic byte by byte.
+        unsafe { Destination::new(self.start, self.size.get(), keep) }
+    }
+
+    /// A copy of all its bytes, each as it was at some moment of the call.
+    #[must_use]
+    pub fn to_vec(self: &Arc<Self>) -> Vec<u8> {
+        let mut bytes = vec![0; self.size.get()];
+        // It is not empty, and all of it is inside.
+        if let Ok(source) = self.source() {
+            copy_page(&source, 0, &mut bytes);
+        }
+        bytes
     }
 
     /// Reads the byte at `offset`; `None` outside of the mapping. Touches the page.

@@ -7,9 +7,13 @@
     reason = "guest memory is read by address while the guest writes to it"
 )]
 
+mod copy;
 mod kernel;
 mod mapping;
 mod pages;
+mod place;
+mod touch;
+mod vectored;
 #[cfg(target_arch = "x86_64")]
 mod zero_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -20,6 +24,10 @@ mod zero_portable;
 #[cfg(target_arch = "x86_64")]
 mod zero_sse2;
 
+pub(crate) use copy::copy_page;
 pub use kernel::{Isa, Kernel};
 pub use mapping::{Backed, Mapping};
 pub(crate) use pages::{Fetched, Pages};
+pub(crate) use place::{Decompressor, Inflated, Place};
+pub(crate) use touch::touch;
+pub(crate) use vectored::{Pieces, Scattered};

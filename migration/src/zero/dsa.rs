@@ -17,7 +17,6 @@
 //! with a small task.
 
 mod answer;
-mod health;
 mod queues;
 mod sampling;
 
@@ -27,16 +26,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use answer::Trouble;
 pub(super) use answer::{Asked, Done};
-use health::Leave;
 use idxd::{Flight, Kind, Task, Ticket};
 pub use queues::DsaOptions;
 pub(super) use queues::Queues;
 use queues::Shape;
 use sampling::Sampling;
 
-use crate::PageBitmap;
+use crate::{PageBitmap, health::Leave, member::Member};
 
 /// How long a full queue is tried again, at most: a try may be a system call in which the kernel has tried already.
 const TRYING: Duration = Duration::from_micros(20);
@@ -79,14 +76,7 @@ impl DsaChannel {
         node: Option<u32>,
         sampling: bool,
     ) -> Self {
-        let is_near = |member: &usize| {
-            let at = queues.members[*member].queue.limits().node;
-            node.is_none() || at.is_none() || at == node
-        };
-        let (mut order, far): (Vec<usize>, Vec<usize>) =
-            (0..queues.members.len()).partition(is_near);
-        let near = order.len();
-        order.extend(far);
+        let (order, near) = Member::nearest_first(&queues.members, node);
         Self {
             queues,
             order,
@@ -130,7 +120,7 @@ impl DsaChannel {
                     self.launch(asked, way, list, zero, &mut done);
                 }
                 Some(way) => {
-                    self.queues.unused(way.member, way.leave);
+                    self.queues.members[way.member].unused(way.leave);
                     self.spare_lists.push(list);
                 }
                 None => self.look(asked, list, zero, &mut done),
@@ -243,7 +233,7 @@ impl DsaChannel {
                 self.put_away(task);
             }
         } else {
-            self.queues.unused(way.member, way.leave);
+            self.queues.members[way.member].unused(way.leave);
         }
         self.look(asked, list, zero, done);
     }
@@ -308,7 +298,7 @@ impl DsaChannel {
                 Ok(false) => done.trouble.full += 1,
                 Err(_) => {
                     done.trouble.refused += 1;
-                    self.queues.failed(way.member, way.leave);
+                    self.queues.members[way.member].failed(way.leave);
                     return;
                 }
             }
@@ -325,7 +315,7 @@ impl DsaChannel {
                 (0..tries).for_each(|_| hint::spin_loop());
             } else {
                 if flight.sent() == 0 {
-                    self.queues.failed(way.member, way.leave);
+                    self.queues.members[way.member].failed(way.leave);
                 }
                 return;
             }
@@ -393,16 +383,16 @@ impl DsaChannel {
                 answer::read(&task, asked, &way.shape, &list, zero, done);
                 // A device that failed with everything; missing pages are not its fault.
                 if (done.by_device, done.trouble.faults) == before {
-                    self.queues.failed(way.member, way.leave);
+                    self.queues.members[way.member].failed(way.leave);
                 } else {
-                    self.queues.answered(way.member, way.leave);
+                    self.queues.members[way.member].answered(way.leave);
                 }
                 self.put_away(task);
                 self.spare_lists.push(list);
             }
             Err(_) => {
                 done.trouble.timeouts += 1;
-                self.queues.failed(way.member, way.leave);
+                self.queues.members[way.member].failed(way.leave);
                 self.look(asked, list, zero, done);
             }
         }

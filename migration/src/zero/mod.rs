@@ -18,7 +18,7 @@ mod untouched;
 use thiserror::Error;
 
 pub use auto::{Choice, Demand, Measured};
-pub use dsa::{DsaOptions, Trouble};
+pub use dsa::DsaOptions;
 pub use normal_ratio::NormalPageRatio;
 pub use scanner::{
     BATCH_PAGES, BatchPagesError, DEFAULT_BATCH_PAGES, NoQueueError, ZeroChannel, ZeroEngine,

@@ -16,10 +16,10 @@ use idxd::{CompletionEngine, Queue};
 use thiserror::Error;
 
 use super::{
-    DsaOptions, NormalPageRatio, ScanError, SoftwareScanner, Trouble,
+    DsaOptions, NormalPageRatio, ScanError, SoftwareScanner,
     dsa::{Asked, DsaChannel, Queues},
 };
-use crate::{PageBitmap, RamBlock, node};
+use crate::{PageBitmap, RamBlock, Trouble, node};
 
 /// What finds zero pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use idxd::{Completion, Source, Status, Task};
 
 use super::queues::Shape;
-use crate::{Kernel, PageBitmap, sys};
+use crate::{Kernel, PageBitmap, Trouble, sys};
 
 /// What is asked of a channel.
 #[derive(Debug)]
@@ -44,32 +44,6 @@ impl Asked<'_> {
         self.kernel
             .is_zero(self.source, offset, len)
             .unwrap_or(false)
-    }
-}
-
-/// What happened to the pages of a scan beside being looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Trouble {
-    /// Times that a queue was full.
-    pub full: u64,
-    /// Page faults.
-    pub faults: u64,
-    /// Descriptors that ended in another way than was asked for, or not at all.
-    pub failed: u64,
-    /// Tasks that were not answered in time.
-    pub timeouts: u64,
-    /// Times that a queue did not take descriptors at all.
-    pub refused: u64,
-}
-
-impl Trouble {
-    pub(in crate::zero) fn add(&mut self, other: Self) {
-        self.full += other.full;
-        self.faults += other.faults;
-        self.failed += other.failed;
-        self.timeouts += other.timeouts;
-        self.refused += other.refused;
     }
 }
 

@@ -2,14 +2,11 @@
 
 //! [`Queues`]: the queues of all channels, and how pages become descriptors of each.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use idxd::{CompletionEngine, Kind, Queue};
 
-use super::health::{Health, Leave};
+use crate::{health::Leave, member::Member};
 
 /// Most descriptors of a task; pages that need more are for the CPU.
 const LARGEST_TASK: usize = 4096;
@@ -51,13 +48,6 @@ pub(in crate::zero) struct Queues {
     pub(super) options: DsaOptions,
 }
 
-/// A queue, and how it has fared.
-#[derive(Debug)]
-pub(super) struct Member {
-    pub(super) queue: Arc<Queue>,
-    health: Mutex<Health>,
-}
-
 impl Queues {
     /// Those of `queues` that are of a DSA.
     pub(in crate::zero) fn new(
@@ -65,15 +55,8 @@ impl Queues {
         engine: Arc<CompletionEngine>,
         options: DsaOptions,
     ) -> Self {
-        let members = queues
-            .into_iter()
-            .filter(|queue| queue.limits().kind == Kind::Dsa)
-            .map(|queue| Member {
-                queue,
-                health: Mutex::default(),
-            });
         Self {
-            members: members.collect(),
+            members: Member::of_kind(queues, Kind::Dsa),
             engine,
             options,
         }
@@ -104,27 +87,9 @@ impl Queues {
         })
     }
 
-    fn health(&self, member: usize) -> MutexGuard<'_, Health> {
-        let health = &self.members[member].health;
-        health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Leave to submit to a queue, if it is well, or may be tried.
     pub(super) fn leave(&self, member: usize) -> Option<Leave> {
-        self.health(member)
-            .leave(Instant::now(), self.options.patience)
-    }
-
-    pub(super) fn unused(&self, member: usize, leave: Leave) {
-        self.health(member).unused(leave);
-    }
-
-    pub(super) fn answered(&self, member: usize, leave: Leave) {
-        self.health(member).answered(leave);
-    }
-
-    pub(super) fn failed(&self, member: usize, leave: Leave) {
-        self.health(member).failed(leave, Instant::now());
+        self.members[member].leave(self.options.patience)
     }
 }
 
