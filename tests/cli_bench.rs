@@ -4,18 +4,19 @@
 //! here: everything runs once with tiny sizes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bench_output;
 mod machine;
 
 use std::{
-    collections::BTreeSet,
-    env, fs,
+    fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{self, Stdio},
+    path::Path,
+    process::Stdio,
 };
 
-use idxd::{Discovery, Kind, Roots};
-use machine::{describe, json, parapin, skip};
+use bench_output::{Scratch, assert_has, names, row};
+use idxd::Kind;
+use machine::{describe, parapin};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -176,71 +177,7 @@ fn help_has_examples_and_exit_codes() {
 
 /// A tiny run with these arguments.
 fn tiny(arguments: &[&str]) -> Value {
-    json(
-        parapin(&["bench", "zero", "--test", "--json"]).args(arguments),
-        0,
-    )
-}
-
-/// The names of all rows, after a look at every row: the names of contracts.md, with their types.
-fn names(output: &Value) -> BTreeSet<String> {
-    assert_eq!(output["schema"], 1);
-    for (key, is_right) in [
-        ("cpu", output["machine"]["cpu"].is_string()),
-        ("cpus", output["machine"]["cpus"].is_u64()),
-        ("kernel", output["machine"]["kernel"].is_string()),
-        ("memory", output["machine"]["memory"].is_u64()),
-    ] {
-        assert!(is_right, "{key} in {output}");
-    }
-    let rows = output["rows"].as_array().unwrap();
-    for row in rows {
-        let keys: BTreeSet<&str> = row
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
-        let all = [
-            "name", "unit", "baseline", "value", "ratio", "spread", "n", "target", "verdict",
-        ];
-        assert!(keys.is_superset(&BTreeSet::from(all)), "{row}");
-        assert!(row["unit"].is_string(), "{row}");
-        match row["verdict"].as_str() {
-            None => {
-                assert!(row["value"].is_number() && row["n"] == 1, "{row}");
-                assert_eq!(
-                    row["baseline"].is_number(),
-                    row["ratio"].is_number(),
-                    "{row}"
-                );
-            }
-            // A test judges nothing.
-            Some(verdict) => {
-                assert_eq!(verdict, "skipped", "{row}");
-                assert!(row["reason"].is_string() && row["n"] == 0, "{row}");
-            }
-        }
-    }
-    let names: BTreeSet<String> = rows
-        .iter()
-        .map(|row| row["name"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(names.len(), rows.len(), "each has a name of its own");
-    names
-}
-
-fn assert_has(names: &BTreeSet<String>, parts: &[&str]) {
-    for part in parts {
-        let has = names.iter().any(|name| name.contains(part));
-        assert!(has, "no row has {part:?} in {names:#?}");
-    }
-}
-
-/// The row of that name.
-fn row<'a>(output: &'a Value, name: &str) -> &'a Value {
-    let rows = output["rows"].as_array().unwrap();
-    rows.iter().find(|row| row["name"] == name).unwrap()
+    bench_output::tiny("zero", arguments)
 }
 
 #[test]
@@ -269,7 +206,10 @@ fn software_has_its_rows() {
         assert_eq!(row["target"], target);
     }
     let memfd = tiny(&["--engine", "software", "--page-size", "memfd"]);
-    assert_has(&self::names(&memfd), &["bandwidth memfd", "random memfd"]);
+    assert_has(
+        &bench_output::names(&memfd),
+        &["bandwidth memfd", "random memfd"],
+    );
 }
 
 #[test]
@@ -358,14 +298,9 @@ fn as_many_zero_pages_as_asked_for_are_found_and_treated_as_data() {
     }
 }
 
-/// Whether this machine has a queue that this process may use: then other things happen.
+/// Whether there is a queue of a DSA: then other things happen.
 fn has_a_queue() -> bool {
-    let discovery = Discovery::read(&Roots::live()).unwrap();
-    let has = discovery.usable(Kind::Dsa).next().is_some();
-    if has {
-        skip("there is a work queue of a DSA");
-    }
-    has
+    bench_output::has_a_queue(Kind::Dsa)
 }
 
 #[test]
@@ -406,21 +341,6 @@ fn dsa_without_a_device_fails_and_says_what_is_missing() {
         "--engine model",
     ] {
         assert!(text.contains(needle), "{needle:?} is missing from {text}");
-    }
-}
-
-/// A file that is gone when the test is over.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        Self(env::temp_dir().join(format!("parapin-{}-{name}", process::id())))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }
 

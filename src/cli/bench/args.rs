@@ -9,6 +9,7 @@ use idxd::AccelPaths;
 use migration::{BATCH_PAGES, Backed};
 use parapin::bench::Bench;
 
+use super::compress::CompressArgs;
 use crate::cli::args::size;
 
 const EXIT_CODES: &str = "\
@@ -33,6 +34,23 @@ Examples:
 Both sides of a row are measured in turns, within seconds of each other; numbers are medians. The path to real devices
 has never run on hardware so far: please tell us what it says.";
 
+const COMPRESS_EXAMPLES: &str = "\
+Examples:
+  parapin bench compress                        every codec against zlib, and the IAA path by queues or a model
+  parapin bench compress --engine software      codecs of the CPU only
+  parapin bench compress --codec deflate --corpus guest.dump
+                                                on pages that matter: the built-in ones are an estimate
+  parapin bench compress --engine iaa --accel-path iax:/dev/iax/wq1.0
+                                                on real queues (docs/accelerators.md sets them up)
+  parapin bench compress --engine model --policy adaptive
+                                                what to do when queues are full, against what QEMU does
+  parapin bench compress --engine model --coding canned --filter cpu_per_page
+  parapin bench compress --json | jq '.rows[] | select(.verdict == \"fail\")'
+  parapin bench compress --html compress.html   with a page to look at
+
+Both sides of a row are measured in turns, within seconds of each other; numbers are medians. The path to real devices
+has never run on hardware so far: please tell us what it says.";
+
 /// What is to be measured.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BenchArgs {
@@ -45,6 +63,10 @@ pub(crate) enum What {
     /// Measure how fast zero pages are found, and what that costs: by software, by DSA, or by a model of DSA.
     #[command(after_help = format!("{ZERO_EXAMPLES}\n\n{EXIT_CODES}"))]
     Zero(ZeroArgs),
+    /// Measure how well and how fast pages are compressed and restored, and what that costs: by software, by IAA, or by a
+    /// model of IAA.
+    #[command(after_help = format!("{COMPRESS_EXAMPLES}\n\n{EXIT_CODES}"))]
+    Compress(CompressArgs),
 }
 
 /// Flags of all benches.
@@ -53,6 +75,9 @@ pub(crate) struct CommonArgs {
     /// Pairs of measurements for each row.
     #[arg(long, value_name = "N", default_value_t = Bench::ROUNDS as u64, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) rounds: u64,
+    /// Only rows whose names contain this.
+    #[arg(long, value_name = "PART")]
+    pub(crate) filter: Option<String>,
     /// Do everything once with tiny sizes and without verdicts, to see that it works.
     #[arg(long, conflicts_with = "rounds")]
     pub(crate) test: bool,
@@ -194,13 +219,14 @@ impl ZeroArgs {
 impl CommonArgs {
     /// The run that is asked for.
     pub(crate) fn bench(&self) -> Bench {
-        if self.test {
-            return Bench::test();
-        }
         let rounds = usize::try_from(self.rounds)
             .ok()
             .and_then(NonZeroUsize::new);
-        Bench::full(rounds.map_or(Bench::ROUNDS, NonZeroUsize::get))
+        let bench = match self.test {
+            true => Bench::test(),
+            false => Bench::full(rounds.map_or(Bench::ROUNDS, NonZeroUsize::get)),
+        };
+        bench.filter(self.filter.clone())
     }
 }
 

@@ -3,12 +3,16 @@
 //! `parapin bench`: measures on this host what parapin promises.
 //!
 //! ```text
-//!  BenchArgs ──► zero: which engine ──► its rows ──► Table ──► lines as they are measured
-//!                                                      └────► JSON, page
+//!  BenchArgs ─┬► zero: which engine ──────────► its rows ─┬► Table ──► lines as they are measured
+//!             └► compress: which codec, engine ► its rows ─┘    └────► JSON, page
 //! ```
 
 mod args;
+mod budget;
+mod compress;
+mod queues;
 mod table;
+mod threads;
 mod zero;
 
 use std::io::{self, Write as _};
@@ -28,11 +32,11 @@ struct Refused {
 }
 
 impl Refused {
-    fn usage(message: String) -> Self {
+    fn usage(bench: &str, message: String) -> Self {
         Self {
             exit: Exit::Usage,
             message,
-            remedy: Some("see parapin bench zero --help".to_owned()),
+            remedy: Some(format!("see parapin bench {bench} --help")),
         }
     }
 
@@ -58,6 +62,7 @@ pub(crate) fn run(args: &BenchArgs) -> Exit {
         .map_err(|error| Refused::failed(format!("signals cannot be handled: {error}")))
         .and_then(|()| match &args.what {
             What::Zero(args) => zero::run(args),
+            What::Compress(args) => compress::run(args),
         });
     let Err(refused) = result else {
         return Exit::Done;

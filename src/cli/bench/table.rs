@@ -51,15 +51,21 @@ impl<'a> Table<'a> {
         self.say(&bench::heading(self.title));
     }
 
-    /// Measures, and prints the line.
-    pub(super) fn measure(&mut self, row: Row, baseline: Option<Side<'_>>, value: Side<'_>) {
-        if let Some(line) = self
+    /// Measures, and prints the line. Returns whether the row was selected.
+    pub(super) fn measure(
+        &mut self,
+        row: Row,
+        baseline: Option<Side<'_>>,
+        value: Side<'_>,
+    ) -> bool {
+        let line = self
             .bench
             .measure(row, baseline, value)
-            .map(|measured| measured.line())
-        {
-            self.say(&line);
+            .map(|measured| measured.line());
+        if let Some(line) = &line {
+            self.say(line);
         }
+        line.is_some()
     }
 
     /// Tells something that is no row.

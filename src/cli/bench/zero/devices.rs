@@ -5,14 +5,13 @@
 use std::sync::Arc;
 
 use idxd::{
-    AccelPaths, CompletionEngine, Discovery, Kind, Limits, Queue, Roots,
+    CompletionEngine, Limits, Queue,
     model::{Device, Model, Rate},
 };
 use migration::{DsaOptions, ZeroScanner};
 use parapin::bench::Skipped;
 
 use super::memory::{Memory, PAGE};
-use crate::cli::bench::Refused;
 
 /// What takes descriptors.
 #[derive(Debug, Clone)]
@@ -26,22 +25,6 @@ pub(super) enum Devices {
 pub(super) struct Open {
     pub(super) queues: Vec<Arc<Queue>>,
     _model: Option<Model>,
-}
-
-/// A queue with what decides how it does.
-pub(super) fn describe(queue: &Queue) -> String {
-    let limits = queue.limits();
-    let batches = match limits.max_batch {
-        0 | 1 => "no batches".to_owned(),
-        members => format!("batches of up to {members}"),
-    };
-    format!(
-        "  {}: {}, {}, {} entries, {batches}",
-        queue.name(),
-        queue.way(),
-        limits.mode,
-        limits.size
-    )
 }
 
 /// Why batches of that size cannot be compared with others; where there are none at all, nothing can, and all are the same.
@@ -140,58 +123,4 @@ pub(super) fn scanner(
 ) -> Result<ZeroScanner, Skipped> {
     let scanner = ZeroScanner::dsa(queues.to_vec(), Arc::clone(engine), options)?;
     Ok(scanner.batch_pages(batch)?.reading_all().sampling(false))
-}
-
-/// The queues that were named, open; or all that this process may use, and why others were left out.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) queues: Vec<Arc<Queue>>,
-    pub(super) left_out: Vec<String>,
-}
-
-/// Opens them.
-///
-/// # Errors
-///
-/// If one that was named cannot be used. If none was named, and none can be used, there are none.
-pub(super) fn find(named: Option<&AccelPaths>) -> Result<Found, Refused> {
-    let told = |error: &dyn std::error::Error| Refused::failed(Skipped::because(error).to_string());
-    let mut found = Found {
-        queues: Vec::new(),
-        left_out: Vec::new(),
-    };
-    if let Some(named) = named {
-        let queues = named
-            .resolve(&Roots::live())
-            .map_err(|error| told(&error))?;
-        for queue in queues.iter().filter(|queue| queue.kind() == Kind::Dsa) {
-            found
-                .queues
-                .push(Queue::open(queue).map_err(|error| told(&error))?);
-        }
-        if found.queues.is_empty() {
-            found
-                .left_out
-                .push(format!("{named}: none of them is of a DSA"));
-        }
-        return Ok(found);
-    }
-    let discovery = Discovery::read(&Roots::live()).map_err(|error| told(&error))?;
-    if discovery.devices(Kind::Dsa).next().is_none() {
-        let why = "no DSA is bound to the idxd driver, or the driver is not loaded";
-        found.left_out.push(why.to_owned());
-    }
-    for left_out in discovery.left_out(Kind::Dsa) {
-        let remedy = left_out.remedy();
-        found
-            .left_out
-            .push(format!("{left_out}; to change that: {remedy}"));
-    }
-    for queue in discovery.usable(Kind::Dsa) {
-        match Queue::open(queue) {
-            Ok(queue) => found.queues.push(queue),
-            Err(error) => found.left_out.push(Skipped::because(&error).to_string()),
-        }
-    }
-    Ok(found)
 }

@@ -8,11 +8,9 @@
 
 use std::{io, sync::Arc, thread};
 
-use cgroup::{CpuBudget, Demand, LockRule, MemoryBudget};
+use cgroup::CpuBudget;
 use migration::{Backed, Mapping, RamBlock};
 use parapin::bench::Skipped;
-
-use crate::cli::bench::Refused;
 
 /// Bytes of a page that is asked about.
 pub(super) const PAGE: u64 = 4096;
@@ -95,26 +93,6 @@ impl Memory {
         let (first, end) = self.part(part, of);
         (first..end).map(|page| page * PAGE).collect()
     }
-}
-
-/// Whether so many bytes may be touched: the kernel would kill somebody rather than refuse.
-pub(super) fn check(bytes: u64) -> Result<(), Refused> {
-    let demand = Demand {
-        locked: 0,
-        rule: LockRule::Exempt,
-        fresh: bytes,
-        huge: Vec::new(),
-    };
-    let shortages = match MemoryBudget::current().check(&demand) {
-        Ok(()) => return Ok(()),
-        Err(shortages) => shortages,
-    };
-    let mut refused = Refused::failed(shortages[0].to_string());
-    refused.remedy = Some(format!(
-        "choose a smaller --size, or: {}",
-        shortages[0].remedy
-    ));
-    Err(refused)
 }
 
 #[cfg(test)]

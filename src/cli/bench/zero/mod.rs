@@ -23,8 +23,8 @@ mod software;
 use std::{sync::Arc, time::Duration};
 
 use cgroup::MemoryBudget;
-use devices::{Devices, Found};
-use idxd::CompletionEngine;
+use devices::Devices;
+use idxd::{CompletionEngine, Kind};
 use memory::Memory;
 use migration::{Demand, DsaOptions, Measured, ZeroEngine, ZeroScanner};
 use parapin::bench::Skipped;
@@ -32,9 +32,12 @@ use parapin::bench::Skipped;
 use super::{
     Refused,
     args::{BehindName, EngineName, ZeroArgs},
+    budget,
+    queues::{self, Found},
     table::Table,
 };
 
+const NAME: &str = "zero";
 const TITLE: &str = "parapin bench zero";
 /// Least memory that is worth anything, also to share among all channels.
 const SMALLEST: u64 = 1 << 20;
@@ -53,19 +56,22 @@ struct Settings<'a> {
 impl<'a> Settings<'a> {
     fn new(args: &'a ZeroArgs, table: &Table<'_>) -> Result<Self, Refused> {
         if let Some(surplus) = args.surplus() {
-            return Err(Refused::usage(surplus));
+            return Err(Refused::usage(NAME, surplus));
         }
         let bytes = args
             .size
             .unwrap_or_else(|| table.size(default_size(), SMALLEST));
         if bytes < SMALLEST || bytes % memory::PAGE != 0 {
-            return Err(Refused::usage(format!(
-                "--size {bytes} is not a multiple of {} of at least {SMALLEST} bytes",
-                memory::PAGE
-            )));
+            return Err(Refused::usage(
+                NAME,
+                format!(
+                    "--size {bytes} is not a multiple of {} of at least {SMALLEST} bytes",
+                    memory::PAGE
+                ),
+            ));
         }
         // Zero pages and data, side by side.
-        memory::check(bytes.saturating_mul(2))?;
+        budget::check(bytes.saturating_mul(2))?;
         let behind = match args.page_size {
             Some(behind) => vec![behind],
             None => vec![BehindName::Small, BehindName::Transparent],
@@ -116,13 +122,13 @@ pub(super) fn run(args: &ZeroArgs) -> Result<(), Refused> {
         }
         EngineName::Dsa => Some(real(args)?),
         EngineName::Auto => {
-            let found = devices::find(args.accel_path.as_ref())?;
+            let found = queues::find(Kind::Dsa, args.accel_path.as_ref())?;
             choose(&mut table, args, found)?
         }
     };
     if let Some(Devices::Queues(queues)) = &devices {
         for queue in queues {
-            table.note(devices::describe(queue));
+            table.note(queues::describe(queue));
         }
     }
     table.begin();
@@ -168,17 +174,9 @@ fn of_devices(
 
 /// Real queues, or why there are none.
 fn real(args: &ZeroArgs) -> Result<Devices, Refused> {
-    let Found { queues, left_out } = devices::find(args.accel_path.as_ref())?;
+    let Found { queues, left_out } = queues::find(Kind::Dsa, args.accel_path.as_ref())?;
     if queues.is_empty() {
-        let mut message = "there is no work queue of a DSA that this process may use".to_owned();
-        for why in left_out {
-            message += &format!("\n  {why}");
-        }
-        let mut refused = Refused::failed(message);
-        refused.remedy = Some(
-            "docs/accelerators.md sets one up; --engine model needs none, nor does --engine software".to_owned(),
-        );
-        return Err(refused);
+        return Err(queues::none(Kind::Dsa, &left_out));
     }
     Ok(Devices::Queues(queues))
 }
@@ -247,8 +245,10 @@ mod tests {
 
     fn typed(arguments: &[&str]) -> ZeroArgs {
         let words = ["bench", "zero", "--test"].iter().chain(arguments);
-        let What::Zero(args) = Typed::parse_from(words).what;
-        args
+        match Typed::parse_from(words).what {
+            What::Zero(args) => args,
+            What::Compress(_) => unreachable!("zero was typed"),
+        }
     }
 
     /// Queues of devices that look at memory themselves, with batches of up to 128, which stand for real ones.
@@ -315,7 +315,7 @@ mod tests {
         let model = model(1, limits);
         let report = measured_on(queues(&model, 1), &["--engine", "dsa"]);
         assert_eq!(skipped(&report, "cpu_per_page"), [""; 0]);
-        let described = devices::describe(&model.open(0).unwrap());
+        let described = queues::describe(&model.open(0).unwrap());
         assert_eq!(
             described,
             "  wq0.0: a model, no device, shared, 128 entries, no batches"

@@ -21,9 +21,9 @@ use parapin::bench::{Compare, Outcome, Row, Skipped};
 use super::{
     Settings,
     memory::{Memory, PAGE},
-    scan::{Scan, together},
+    scan::Scan,
 };
-use crate::cli::bench::{args::BehindName, table::Table};
+use crate::cli::bench::{args::BehindName, table::Table, threads::together};
 
 /// Pages of a call of the scanner.
 const CALL: usize = 16384;
