@@ -487,7 +487,8 @@ fn pages_that_change_meanwhile_are_pages_all_the_same() {
                     value = value
                         .wrapping_mul(6_364_136_223_846_793_005)
                         .wrapping_add(1);
-                    memory.store((value >> 20) % (64 * PAGE), (value >> 50) as u8);
+                    let [.., byte] = value.to_le_bytes();
+                    memory.store((value >> 20) % (64 * PAGE), byte);
                 }
             })
             .unwrap()
