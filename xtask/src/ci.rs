@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::{command::CommandLine, msrv, tidy, vm};
+use crate::{command::CommandLine, fuzz, msrv, tidy, vm};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -36,6 +36,8 @@ enum Step {
     Models,
     /// Memory that devices write to, under AddressSanitizer, where there is a nightly toolchain
     Asan,
+    /// A minute of any bytes as compressed pages
+    Fuzz,
     /// Documentation builds without a warning
     Doc,
     /// Licences, sources and duplicates of dependencies
@@ -112,6 +114,7 @@ impl Step {
             Self::Vm => return test_in_vm(&self.command()),
             Self::Models => check_models(&self.command())?,
             Self::Asan => return check_memory(&self.command()),
+            Self::Fuzz => return fuzz::run(),
             Self::Deny => return check_deny(&self.command()),
             Self::Msrv => return msrv::check(),
             Self::Tidy => tidy::check()?,
@@ -127,6 +130,7 @@ impl Step {
     fn commands(self) -> String {
         match self {
             Self::Clippy => format!("{} && {}", self.command(), bare_clippy()),
+            Self::Fuzz => fuzz::commands(),
             _ => self.command().to_string(),
         }
     }
@@ -160,7 +164,7 @@ impl Step {
             }
             Self::Benches => CommandLine::new("cargo bench -p parapin -- --test"),
             Self::Vm => CommandLine::new("cargo xtask vm test"),
-            Self::Msrv | Self::Tidy => {
+            Self::Fuzz | Self::Msrv | Self::Tidy => {
                 CommandLine::new(format!("cargo xtask ci --only {}", self.name()))
             }
         }

@@ -11,6 +11,7 @@
 
 mod ci;
 mod command;
+mod fuzz;
 mod metadata;
 mod msrv;
 mod tidy;
