@@ -2,27 +2,39 @@
 
 //! [`Model`]: the thread that plays all devices, and what it shares with their ports.
 //!
-//! A device has a list of what was taken and when each is due by its clock. The thread works on what is due, outside of
-//! the mutex, and takes note of whose it is, so that a port that is closed waits for that and for nothing else.
+//! ```text
+//!  port ──► Door ──► entries of a device, each due by its clock ──► the thread works on what is due ──► records
+//! ```
+//!
+//! The thread fetches what the doors have taken, works on what is due outside of the mutex, and takes note of whose it is, so that
+//! a port that is closed waits for that and for nothing else.
 
 use std::{
     collections::VecDeque,
     io, mem,
     num::NonZeroU64,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use super::{
-    Behaviour, Counts, Device, EntryFate, bus::Residency, execute::Worker, port::ModelPort,
-    tenants::Crowd,
+    Counts, Device, EntryFate,
+    bus::Residency,
+    door::{Answer, Door, Entry},
+    execute::Worker,
+    port::ModelPort,
 };
-use crate::{Descriptor, Limits, Mode, Opcode, Queue, QueueError, sys::Process};
+use crate::{Descriptor, Limits, Opcode, Queue, QueueError, sys::Process};
 
 /// The thread takes naps of this length while anything was submitted lately: a submitter then need not wake it, which would
 /// be charged to him.
 const NAP: Duration = Duration::from_micros(10);
+/// Entries that it works on without a look at the others.
+const AT_A_TIME: usize = 16;
 const LATELY: Duration = Duration::from_millis(5);
 
 /// Devices, and the thread that plays them. Dropping it halts them.
@@ -37,17 +49,21 @@ pub struct Model {
 pub(super) struct Host {
     world: Mutex<World>,
     change: Condvar,
+    /// One for each device.
+    doors: Vec<Door>,
+    /// Whether the thread sleeps until it is woken.
+    asleep: AtomicBool,
 }
 
 #[derive(Debug)]
 struct World {
     stop: bool,
-    /// Whether the thread sleeps until it is woken.
-    asleep: bool,
     last_submission: Instant,
     stations: Vec<Station>,
-    /// Whose entry is being worked on.
+    /// Whose entries are being worked on.
     working_for: Option<u64>,
+    /// Ports that are being closed and wait for that.
+    closing: usize,
     ports: u64,
 }
 
@@ -57,17 +73,7 @@ struct Station {
     device: Arc<Device>,
     counts: Counts,
     entries: VecDeque<Entry>,
-    busy_until: Instant,
     halted: bool,
-    crowd: Crowd,
-}
-
-#[derive(Debug)]
-struct Entry {
-    descriptor: Descriptor,
-    port: u64,
-    due: Instant,
-    fate: EntryFate,
 }
 
 impl Model {
@@ -79,24 +85,27 @@ impl Model {
     pub fn start(devices: Vec<Device>) -> io::Result<Self> {
         let process = Process::current()?;
         let now = Instant::now();
+        let devices: Vec<_> = devices.into_iter().map(Arc::new).collect();
+        let doors = devices.iter().map(|device| Door::new(Arc::clone(device)));
+        let doors = doors.collect();
         let stations = devices.into_iter().map(|device| Station {
-            crowd: Crowd::new(device.tenants),
-            device: Arc::new(device),
+            device,
             counts: Counts::default(),
             entries: VecDeque::new(),
-            busy_until: now,
             halted: false,
         });
         let host = Arc::new(Host {
             world: Mutex::new(World {
                 stop: false,
-                asleep: false,
                 last_submission: now,
                 stations: stations.collect(),
                 working_for: None,
+                closing: 0,
                 ports: 0,
             }),
             change: Condvar::new(),
+            doors,
+            asleep: AtomicBool::new(false),
         });
         let played = Arc::clone(&host);
         let thread = thread::Builder::new()
@@ -154,7 +163,14 @@ impl Model {
     /// If there is no such device.
     #[must_use]
     pub fn counts(&self, device: usize) -> Counts {
-        self.host.lock().stations[device].counts
+        let worked = self.host.lock().stations[device].counts;
+        let came = self.host.doors[device].counts();
+        Counts {
+            taken: came.taken,
+            full: came.full,
+            dropped: came.dropped,
+            ..worked
+        }
     }
 }
 
@@ -171,15 +187,6 @@ impl Drop for Model {
             let _ = thread.join();
         }
     }
-}
-
-/// How an offered descriptor is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
-    Taken,
-    Full,
-    /// As the driver's `write` refuses it.
-    Invalid,
 }
 
 impl Host {
@@ -201,54 +208,56 @@ impl Host {
         descriptors: &[Descriptor],
         weigh: impl Fn(&Descriptor) -> (u64, u32),
     ) -> (usize, Answer) {
-        let now = Instant::now();
-        let mut world = self.lock();
-        let mut taken = 0;
-        let mut answer = Answer::Taken;
-        let station = &mut world.stations[station];
-        let device = Arc::clone(&station.device);
-        let mut behaviour = device.decider();
-        for descriptor in descriptors {
-            let offered = (descriptor, port);
-            answer = station.take(&device, behaviour.as_mut(), offered, now, &weigh);
-            if answer != Answer::Taken {
-                break;
-            }
-            taken += 1;
-        }
-        drop(behaviour);
-        world.last_submission = now;
-        if mem::take(&mut world.asleep) {
-            drop(world);
+        let answer = self.doors[station].offer(port, descriptors, weigh);
+        // The thread says so before it looks into the doors for the last time.
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            drop(self.lock());
             self.change.notify_all();
         }
-        (taken, answer)
+        answer
     }
 
     /// Forgets what that port submitted; when this returns, nothing of it is read or written any more.
     pub(super) fn close(&self, station: usize, port: u64) {
+        // The thread fetches under the same mutex: what is not here is there.
         let mut world = self.lock();
-        world.stations[station]
-            .entries
-            .retain(|entry| entry.port != port);
+        self.doors[station].forget(port);
+        let entries = &mut world.stations[station].entries;
+        let before = entries.len();
+        entries.retain(|entry| entry.port != port);
+        self.doors[station].leave(before - entries.len());
+        world.closing += 1;
         while world.working_for == Some(port) {
             world = self.wait(world);
         }
+        world.closing -= 1;
     }
 
     fn play(&self) {
         let residency = Residency::of_this_process();
+        let mut batch = Vec::with_capacity(AT_A_TIME);
+        let mut spare = Vec::new();
         let mut world = self.lock();
         while !world.stop {
             let now = Instant::now();
-            if let Some((station, entry)) = world.due(now) {
-                world = self.work(world, station, &entry, &residency);
+            let doors = self.doors.iter().zip(&mut world.stations);
+            let fetched = doors.fold(false, |any, (door, station)| {
+                door.fetch(&mut spare, &mut station.entries) || any
+            });
+            if fetched {
+                world.last_submission = now;
+            }
+            if let Some(station) = world.due(now, &mut batch) {
+                world = self.work(world, station, &mut batch, &residency);
                 continue;
             }
             let next = world.next_due();
             if next.is_none() && now.duration_since(world.last_submission) > LATELY {
-                world.asleep = true;
-                world = self.wait(world);
+                self.asleep.store(true, Ordering::SeqCst);
+                if !self.doors.iter().any(Door::has_fresh) {
+                    world = self.wait(world);
+                }
+                self.asleep.store(false, Ordering::SeqCst);
                 continue;
             }
             // What is due and was not worked on waits for something before it.
@@ -262,15 +271,18 @@ impl Host {
         }
     }
 
+    /// Works on entries of one port.
     fn work<'w>(
         &'w self,
         mut world: MutexGuard<'w, World>,
         station: usize,
-        entry: &Entry,
+        batch: &mut Vec<Entry>,
         residency: &Residency,
     ) -> MutexGuard<'w, World> {
         let device = Arc::clone(&world.stations[station].device);
-        world.working_for = Some(entry.port);
+        // There is room before a record says so.
+        self.doors[station].leave(batch.len());
+        world.working_for = batch.first().map(|entry| entry.port);
         drop(world);
         let working = Working(self);
         let mut worker = Worker {
@@ -278,11 +290,13 @@ impl Host {
             residency,
             counts: Counts::default(),
         };
-        // SAFETY: the entry was submitted, and nobody else has it; its port is not closed, since `close` waits for
-        // `working_for`.
-        #[expect(unsafe_code, reason = "the model works on what was submitted")]
-        unsafe {
-            worker.work(&entry.descriptor, entry.fate);
+        for entry in batch.drain(..) {
+            // SAFETY: the entry was submitted, and nobody else has it; its port is not closed, since `close` waits for
+            // `working_for`.
+            #[expect(unsafe_code, reason = "the model works on what was submitted")]
+            unsafe {
+                worker.work(&entry.descriptor, entry.fate);
+            }
         }
         let done = worker.counts;
         drop(working);
@@ -295,41 +309,32 @@ impl Host {
     }
 }
 
-/// The thread works on an entry. It ends also where a [`Behaviour`](super::Behaviour) panics: who closes a port waits for it.
+/// The thread works on entries. It ends also where a [`Behaviour`] panics: who closes a port waits for it.
 struct Working<'h>(&'h Host);
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        self.0.lock().working_for = None;
-        self.0.change.notify_all();
+        let mut world = self.0.lock();
+        world.working_for = None;
+        if world.closing > 0 {
+            self.0.change.notify_all();
+        }
     }
 }
 
 impl World {
-    /// What is to be worked on now: the first that is due on any device.
-    fn due(&mut self, now: Instant) -> Option<(usize, Entry)> {
+    /// What is to be worked on now: some that are due on a device, all of one port.
+    fn due(&mut self, now: Instant, batch: &mut Vec<Entry>) -> Option<usize> {
         for (index, station) in self.stations.iter_mut().enumerate() {
-            if station.halted {
-                continue;
-            }
-            let ready = station.entries.iter().enumerate().position(|(at, entry)| {
-                // A drain waits for what the same process submitted before.
-                let waits = entry.descriptor.opcode() == Opcode::Drain as u8
-                    && station
-                        .entries
-                        .iter()
-                        .take(at)
-                        .any(|before| before.port == entry.port);
-                entry.due <= now && !waits && entry.fate != EntryFate::Silent
-            });
-            let taken = ready.and_then(|at| Some((at, station.entries.remove(at)?)));
-            if let Some((at, entry)) = taken {
-                if entry.fate == EntryFate::Halt {
-                    station.halted = true;
-                    station.entries.insert(at, entry);
-                    continue;
+            while batch.len() < AT_A_TIME {
+                let port = batch.first().map(|entry: &Entry| entry.port);
+                match station.take_due(now, port) {
+                    Some(entry) => batch.push(entry),
+                    None => break,
                 }
-                return Some((index, entry));
+            }
+            if !batch.is_empty() {
+                return Some(index);
             }
         }
         None
@@ -347,50 +352,29 @@ impl World {
 }
 
 impl Station {
-    fn take(
-        &mut self,
-        device: &Device,
-        behaviour: &mut dyn Behaviour,
-        (descriptor, port): (&Descriptor, u64),
-        now: Instant,
-        weigh: impl Fn(&Descriptor) -> (u64, u32),
-    ) -> Answer {
-        let is_batch = descriptor.opcode() == Opcode::Batch as u8;
-        let record = device.limits.kind.record_size() as u64;
-        let misaligned = descriptor.completion_addr() % record != 0;
-        if device.by_write && (is_batch || misaligned) {
-            return Answer::Invalid;
+    /// The first entry that is due, if it is of that port.
+    fn take_due(&mut self, now: Instant, port: Option<u64>) -> Option<Entry> {
+        if self.halted {
+            return None;
         }
-        let full = self.entries.len() >= device.limits.size as usize;
-        let is_shared = device.limits.mode == Mode::Shared;
-        let crowded = is_shared && self.crowd.fills(device.limits.size, self.entries.len());
-        if is_shared && (full || crowded || behaviour.is_full()) {
-            self.counts.full += 1;
-            return Answer::Full;
+        let at = self.entries.iter().enumerate().position(|(at, entry)| {
+            // A drain waits for what the same process submitted before.
+            let waits = entry.descriptor.opcode() == Opcode::Drain as u8
+                && self
+                    .entries
+                    .iter()
+                    .take(at)
+                    .any(|before| before.port == entry.port);
+            entry.due <= now && !waits && entry.fate != EntryFate::Silent
+        })?;
+        let entry = &self.entries[at];
+        if entry.fate == EntryFate::Halt {
+            self.halted = true;
+            return None;
         }
-        self.counts.taken += 1;
-        if full || misaligned {
-            self.counts.dropped += 1;
-            return Answer::Taken;
+        if port.is_some_and(|port| port != entry.port) {
+            return None;
         }
-        let fate = behaviour.entry(descriptor);
-        let (bytes, count) = weigh(descriptor);
-        let alone = device.rate.time(bytes, count);
-        let time = match is_shared && device.tenants.share > 0.0 {
-            true => device.tenants.stretch(alone),
-            false => alone,
-        };
-        self.busy_until = self.busy_until.max(now) + time;
-        let late = match fate {
-            EntryFate::Late(by) => by,
-            _ => Duration::ZERO,
-        };
-        self.entries.push_back(Entry {
-            descriptor: *descriptor,
-            port,
-            due: self.busy_until + late,
-            fate,
-        });
-        Answer::Taken
+        self.entries.remove(at)
     }
 }

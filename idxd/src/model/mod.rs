@@ -22,6 +22,7 @@ mod bus;
 mod crc;
 mod deflate;
 mod device;
+mod door;
 mod execute;
 mod host;
 mod port;

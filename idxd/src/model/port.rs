@@ -9,10 +9,7 @@
 
 use std::{io, sync::Arc};
 
-use super::{
-    bus,
-    host::{Answer, Host},
-};
+use super::{bus, door::Answer, host::Host};
 use crate::{Descriptor, Opcode, Port, PortError, sys::Process};
 
 /// One opening of a device's queue.

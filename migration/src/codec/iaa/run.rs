@@ -405,7 +405,7 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
             || open.into_iter().any(|sending| sending.flight.sent() > 0)
     }
 
-    /// Waits until queues should have room: for half of the tasks on their way, since waking up costs as much as many pages, but not
+    /// Waits until queues should have room: for most of the tasks on their way, since waking up costs as much as many pages, but not
     /// for much longer than for the first of them, lest a fast device should wait for a slow one.
     fn wait_for_room(&mut self) -> Result<(), O::Error> {
         let now = Instant::now();
@@ -423,9 +423,9 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         };
         self.full_since = None;
         let ahead = first.saturating_duration_since(now);
-        let longest = now + ahead * 2 + NAP;
-        let half = self.ranked.len().div_ceil(2);
-        let chosen = self.ranked[..half].iter().rev();
+        let longest = now + ahead * 3 + NAP;
+        let most = (self.ranked.len() * 3).div_ceil(4).max(1);
+        let chosen = self.ranked[..most].iter().rev();
         let chosen = chosen.copied().find(|(end, _)| *end <= longest);
         let (end, index) = chosen.unwrap_or(self.ranked[0]);
         // Of a single one a half is enough, lest the device should wait for us.
