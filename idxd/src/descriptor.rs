@@ -317,6 +317,16 @@ impl Descriptor {
         self.max_dst_size
     }
 
+    /// Bytes that it takes the device to work through: those that are read, or, of an inflation, those that come out.
+    #[must_use]
+    pub const fn work(&self) -> u32 {
+        if self.opcode() == Opcode::Decompress as u8 {
+            self.max_dst_size
+        } else {
+            self.xfer_size
+        }
+    }
+
     /// Whether every field is 0 that a COMPVAL, MEMFILL, NOOP, DRAIN or BATCH of a process has to leave 0.
     #[must_use]
     pub const fn is_reserved_zero(&self) -> bool {

@@ -52,7 +52,17 @@ pub struct Device {
     pub cdev_major: Option<u32>,
 }
 
+/// `iaa_cap`: the device makes codes for inputs of up to 4 KiB in one pass (as Intel's Query Processing Library reads it).
+const HEADER_GENERATION: u64 = 1 << 8;
+
 impl Device {
+    /// Whether it is an IAA that makes codes by itself, as it says.
+    #[must_use]
+    pub fn generates_headers(&self) -> bool {
+        let has = self.iaa_cap.is_some_and(|cap| cap & HEADER_GENERATION != 0);
+        self.kind == Kind::Iax && has
+    }
+
     pub(crate) fn read(kind: Kind, id: u32, attributes: &Attributes) -> Self {
         Self {
             kind,

@@ -130,7 +130,8 @@ impl Estimate {
         let most = now.saturating_duration_since(begin);
         let least = unfinished.saturating_duration_since(begin);
         // What nobody looked at meanwhile took at least as long as until the last look.
-        let is_exact = most - least.min(most) <= most / 4;
+        // One that was found together with the task in front of it has no time of its own.
+        let is_exact = !most.is_zero() && most - least.min(most) <= most / 4;
         if !is_exact && least <= self.takes(bytes) {
             return;
         }
@@ -213,6 +214,23 @@ mod tests {
             estimate.ended(TASK, late);
         }
         assert_eq!(estimate.submitted(late, TASK).begin, late);
+    }
+
+    #[test]
+    fn tasks_that_are_found_together_say_nothing_of_each_other() {
+        let mut estimate = Estimate::new();
+        let now = Instant::now();
+        let pace = estimate.pace;
+        let expected: Vec<_> = (0..8).map(|_| estimate.submitted(now, TASK)).collect();
+        // All are done exactly when the last of them should be, and one look finds them.
+        let unfinished = expected[6].end;
+        let found = expected[7].end;
+        for expected in &expected {
+            estimate.was_seen(TASK, expected, unfinished, found);
+        }
+        // The first is believed to be slow, as it was, and nothing makes that up.
+        assert!(estimate.pace >= pace, "{}", estimate.pace / pace);
+        assert!(estimate.pace < pace * 3.0, "{}", estimate.pace / pace);
     }
 
     #[test]

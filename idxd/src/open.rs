@@ -48,7 +48,9 @@ impl Queue {
             max_transfer: found.max_transfer(),
             node: found.numa_node(),
         };
-        Ok(Self::born(birth, found.name.to_string(), limits, port))
+        let name = found.name.to_string();
+        let generates = found.device.generates_headers();
+        Ok(Self::born(birth, name, limits, generates, port))
     }
 }
 

@@ -52,6 +52,7 @@ pub struct Limits {
 pub struct Queue {
     name: String,
     limits: Limits,
+    generates_headers: bool,
     port: Box<dyn Port>,
     birth: Birth,
     state: Mutex<State>,
@@ -75,7 +76,7 @@ impl Queue {
         limits: Limits,
         port: Box<dyn Port>,
     ) -> Result<Arc<Self>, QueueError> {
-        Ok(Self::born(Birth::now()?, name.into(), limits, port))
+        Ok(Self::born(Birth::now()?, name.into(), limits, false, port))
     }
 
     /// The same for a port that was made since `birth`.
@@ -83,11 +84,13 @@ impl Queue {
         birth: Birth,
         name: String,
         limits: Limits,
+        generates_headers: bool,
         port: Box<dyn Port>,
     ) -> Arc<Self> {
         Arc::new(Self {
             name,
             limits,
+            generates_headers,
             port,
             birth,
             state: Mutex::new(State {
@@ -108,6 +111,12 @@ impl Queue {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Whether the device is known to make codes for pages of up to 4,096 bytes by itself ([`Coding::Generated`](crate::iaa::Coding)).
+    #[must_use]
+    pub fn generates_headers(&self) -> bool {
+        self.generates_headers
     }
 
     /// How descriptors get to it: `portal`, or `write` with the reason.

@@ -23,7 +23,7 @@ pub struct Task {
     sent: usize,
     /// Whether a device may have written to completion records since they were made ready.
     used: bool,
-    /// Bytes that its descriptors name.
+    /// Bytes that a device has to work through.
     bytes: u64,
     keeps: Vec<Keep>,
     /// Most members of a batch, whatever a queue allows.
@@ -251,7 +251,7 @@ impl Task {
             });
         }
         self.memory.set(self.len, descriptor);
-        self.bytes += u64::from(descriptor.xfer_size());
+        self.bytes += u64::from(descriptor.work());
         self.len += 1;
         Ok(())
     }
@@ -290,7 +290,7 @@ impl Task {
         start
     }
 
-    /// Bytes that its descriptors name.
+    /// Bytes that a device has to work through.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -301,7 +301,7 @@ impl Task {
         while len < self.len {
             self.len -= 1;
             let descriptor = self.memory.descriptors(self.len..self.len + 1)[0];
-            self.bytes -= u64::from(descriptor.xfer_size());
+            self.bytes -= u64::from(descriptor.work());
         }
     }
 
@@ -377,6 +377,11 @@ impl Task {
         let size = Some(said.output_size).filter(|size| *size <= descriptor.max_dst_size())?;
         self.buffer()
             .get(start..start.checked_add(usize::try_from(size).ok()?)?)
+    }
+
+    /// Makes the page at `address` appear, if it is one of the buffer's: for a device that did not find it there. Returns whether it is.
+    pub fn touch(&mut self, address: u64) -> bool {
+        self.memory.touch_buffer(address)
     }
 
     /// What the device said of each batch that it took, when the task was last submitted. Members without a completion of

@@ -25,6 +25,7 @@ use idxd::{
     iaa::{Aecs, Coding, inflate},
     model::{Behaviour, Device, EntryFate, Model, Rate},
 };
+use rustix::mm::{Advice, madvise};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -155,6 +156,42 @@ fn a_source_of_a_shared_vector_is_the_owners_again_when_no_task_knows_it() {
         assert_eq!(page, vec![round; 4096]);
         task.clear();
     }
+}
+
+#[test]
+fn a_page_of_the_buffer_that_was_taken_away_comes_back_by_a_touch() {
+    let device = Device::new("iax1/wq1.0", Device::IAA_LIMITS).faults_on_missing_pages();
+    let model = Model::start(vec![device]).unwrap();
+    let queue = model.open(0).unwrap();
+    let source = Source::of_vec(vec![5; 4096]).unwrap();
+    let mut task = Task::with_buffer(Kind::Iax, 3, 3 * 4096).unwrap();
+    let middle = task.buffer()[4096..8192].as_ptr().expose_provenance();
+    // SAFETY: a whole page of the buffer, whose bytes nobody needs; as swapping does, but for what it held.
+    unsafe { madvise(middle as *mut _, 4096, Advice::LinuxDontNeed) }.unwrap();
+    let mut compress = |mut task: Task| {
+        task.clear();
+        for page in 0..3 {
+            let into = page * 4096..page * 4096 + 4095;
+            task.push_compress(&source, 0..4096, into, &fixed())
+                .unwrap();
+        }
+        let mut flight = Flight::new(&queue, task, LONG).unwrap();
+        assert!(flight.submit().unwrap());
+        flight.wait().unwrap()
+    };
+    for _ in 0..2 {
+        // It does not come back by itself.
+        task = compress(task);
+        let said = task.completion(1);
+        assert!(said.status.is_page_fault(), "{said:?}");
+        assert_eq!(said.fault_addr, middle as u64);
+        assert!(task.output(0).is_some() && task.output(2).is_some());
+    }
+    let outside = [0, middle as u64 - 4097, middle as u64 + 8192, u64::MAX];
+    assert!(outside.into_iter().all(|address| !task.touch(address)));
+    assert!(task.touch(middle as u64 + 77));
+    task = compress(task);
+    assert!((0..3).all(|index| task.output(index).is_some()));
 }
 
 /// Answers nothing.

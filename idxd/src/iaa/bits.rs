@@ -184,7 +184,8 @@ impl<'b> BitReader<'b> {
     #[inline]
     pub fn consume(&mut self, count: u32) {
         assert!(count <= self.count, "{count} of {} bits", self.count);
-        self.held >>= count;
+        // All 64 of them may be there.
+        self.held = self.held.checked_shr(count).unwrap_or(0);
         self.count -= count;
     }
 

@@ -2,6 +2,8 @@
 
 //! [`Coding`]: which codes an IAA compresses with.
 
+use std::hint;
+
 use super::aecs::Aecs;
 use crate::Keep;
 
@@ -32,6 +34,15 @@ impl Coding {
         match self {
             Self::Tables(aecs) => (aecs.address(), SIZE),
             Self::Generated => (0, 0),
+        }
+    }
+
+    /// Makes the pages of the tables appear, should the kernel have taken them away: nobody but devices reads them.
+    pub fn touch(&self) {
+        if let Self::Tables(aecs) = self {
+            let bytes = aecs.as_bytes();
+            // The last one may be on another page.
+            hint::black_box((hint::black_box(bytes)[0], bytes[bytes.len() - 1]));
         }
     }
 

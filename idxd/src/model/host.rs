@@ -28,7 +28,7 @@ use super::{
     execute::Worker,
     port::ModelPort,
 };
-use crate::{Descriptor, Limits, Opcode, Queue, QueueError, sys::Process};
+use crate::{Descriptor, Limits, Opcode, Queue, QueueError, queue::Birth, sys::Process};
 
 /// The thread takes naps of this length while anything was submitted lately: a submitter then need not wake it, which would
 /// be charged to him.
@@ -148,12 +148,14 @@ impl Model {
     ///
     /// If there is no such device.
     pub fn open_as(&self, device: usize, limits: Limits) -> Result<Arc<Queue>, QueueError> {
+        let birth = Birth::now()?;
         let mut world = self.host.lock();
-        let name = world.stations[device].device.name.clone();
+        let played = &world.stations[device].device;
+        let (name, generates) = (played.name.clone(), played.generates_headers);
         world.ports += 1;
         let port = ModelPort::new(Arc::clone(&self.host), device, world.ports, self.process);
         drop(world);
-        Queue::over(name, limits, Box::new(port))
+        Ok(Queue::born(birth, name, limits, generates, Box::new(port)))
     }
 
     /// What came to a device.

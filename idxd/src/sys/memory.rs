@@ -106,6 +106,21 @@ impl TaskMemory {
         unsafe { slice::from_raw_parts_mut(start.as_ptr(), self.buffer.len()) }
     }
 
+    /// Makes a page of the buffer appear that the kernel has taken away. Returns whether the address is one of it.
+    pub(crate) fn touch_buffer(&mut self, address: u64) -> bool {
+        let offset = address.checked_sub(self.buffer_address());
+        let offset = offset.and_then(|offset| usize::try_from(offset).ok());
+        let Some(byte) = offset.and_then(|offset| self.buffer_mut().get_mut(offset)) else {
+            return false;
+        };
+        let place = ptr::from_mut(byte);
+        // SAFETY: a byte of ours.
+        let value = unsafe { place.read_volatile() };
+        // SAFETY: as above; volatile, or else nothing need be written.
+        unsafe { place.write_volatile(value) };
+        true
+    }
+
     /// Where the buffer is, for a device.
     #[inline]
     pub(crate) fn buffer_address(&self) -> u64 {

@@ -8,9 +8,9 @@ use std::{
 };
 
 use idxd::{
-    Flight, Kind, Opcode, Source, Status, Task,
+    Flight, Kind, Limits, Opcode, Source, Status, Task,
     iaa::{Aecs, Coding},
-    model::{Output, Rate, Tenants},
+    model::{Device, Output, Rate, Tenants},
 };
 
 use crate::{
@@ -107,7 +107,13 @@ fn others_hold_entries_of_the_queue_and_fill_it_now_and_then() {
         full_one_in: 4,
         ..Tenants::NONE
     };
-    let (model, queue) = started(iaa().tenants(tenants));
+    // Nobody but tenants makes it full.
+    let limits = Limits {
+        size: 512,
+        ..Device::IAA_LIMITS
+    };
+    let device = Device::new("iax1/wq1.0", limits).tenants(tenants);
+    let (model, queue) = started(device);
     let memory = Memory::new(64);
     let stream = Source::of_vec(vec![1, 1, 0, 0xfe, 0xff, 77]).unwrap();
     let mut task = Task::with_capacity(Kind::Iax, 400).unwrap();

@@ -208,7 +208,6 @@ impl PageDecoder {
             software: &mut self.software,
             inbox: &self.inbox,
             source,
-            mean: call.stream_bytes.div_ceil(compressed) as u64,
             undecodable: 0,
         };
         let named = (0..u32::MAX).zip(&self.streams);
@@ -273,8 +272,6 @@ struct Decompressing<'a> {
     inbox: &'a [u8],
     /// The same, for devices.
     source: Source,
-    /// Mean length of a stream.
-    mean: u64,
     undecodable: usize,
 }
 
@@ -295,7 +292,7 @@ impl Operation for Decompressing<'_> {
     const KEEPS_TASKS: bool = false;
 
     fn bytes(&self) -> u64 {
-        self.mean
+        self.call.size as u64
     }
 
     fn push(&self, task: &mut Task, page: u32) -> Result<(), TaskError> {

@@ -260,6 +260,7 @@ impl Operation for Compressing<'_> {
     }
 
     fn touch(&mut self, page: u32, address: u64) {
+        self.coding.touch();
         let offset = self.offsets[page as usize];
         let start = self.source.address() + offset;
         if (start..start + self.size as u64).contains(&address) {

@@ -73,9 +73,15 @@ impl PageCodec {
     /// If there is no queue of an IAA.
     pub fn iaa(queues: Vec<Arc<Queue>>, options: IaaOptions) -> Result<Self, NoIaaError> {
         let queues = IaaQueues::new(queues, options).ok_or(NoIaaError)?;
+        let this = Self::software(PageFormat::Deflate);
+        let coding = match queues.generate_headers() {
+            true => Coding::Generated,
+            false => this.coding.clone(),
+        };
         Ok(Self {
             iaa: Some(Arc::new(queues)),
-            ..Self::software(PageFormat::Deflate)
+            coding,
+            ..this
         })
     }
 
@@ -86,7 +92,8 @@ impl PageCodec {
         self
     }
 
-    /// By which Huffman codes an IAA compresses: the fixed ones, if nothing is said.
+    /// By which Huffman codes an IAA compresses. If nothing is said, it makes them itself if all devices can (IAA 2.0), and takes the
+    /// fixed ones of DEFLATE otherwise.
     #[must_use]
     pub fn coding(mut self, coding: Coding) -> Self {
         self.coding = coding;

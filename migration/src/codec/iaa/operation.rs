@@ -25,7 +25,7 @@ pub(in crate::codec) trait Operation {
     /// Whether tasks hold what came out, and are kept until the next call.
     const KEEPS_TASKS: bool;
 
-    /// Bytes that a page's descriptor names, about: what a device is slow by.
+    /// Bytes of a page that a device works through.
     fn bytes(&self) -> u64;
 
     /// Adds the page's descriptor to a task.
@@ -34,7 +34,7 @@ pub(in crate::codec) trait Operation {
     /// Takes what a device made of a page: descriptor `index` of the task, which is number `number` of those that are kept.
     fn landed(&mut self, task: &Task, number: usize, index: usize, page: u32) -> Verdict;
 
-    /// Makes the page at an address appear that was missing there, if it is one of this page's.
+    /// Makes the page at an address appear that was missing there, if it is one of this page's, and not of a task's buffer.
     fn touch(&mut self, page: u32, address: u64);
 
     /// Has the CPU do it.

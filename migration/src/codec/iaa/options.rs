@@ -57,4 +57,10 @@ impl IaaQueues {
         let members = Member::of_kind(queues, Kind::Iax);
         (!members.is_empty()).then_some(Self { members, options })
     }
+
+    /// Whether all devices make codes by themselves.
+    pub(in crate::codec) fn generate_headers(&self) -> bool {
+        let mut queues = self.members.iter().map(|member| &member.queue);
+        queues.all(|queue| queue.generates_headers())
+    }
 }

@@ -480,7 +480,7 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         } = sending;
         let number = self.channel.next_number();
         let queues = std::sync::Arc::clone(&self.channel.queues);
-        let Ok(task) = flight.wait() else {
+        let Ok(mut task) = flight.wait() else {
             self.done.trouble.timeouts += 1;
             queues.members[member].failed(leave);
             return pages.iter().try_for_each(|page| self.by_cpu(*page));
@@ -489,6 +489,9 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         for (index, page) in pages.iter().enumerate().take(task.sent()) {
             let verdict = self.operation.landed(&task, number, index, *page);
             is_well |= verdict != Verdict::Failed;
+            if let Verdict::Fault(address) = verdict {
+                task.touch(address);
+            }
             self.judge(*page, verdict)?;
         }
         if is_well {
