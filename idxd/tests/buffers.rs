@@ -168,7 +168,7 @@ fn a_page_of_the_buffer_that_was_taken_away_comes_back_by_a_touch() {
     let middle = task.buffer()[4096..8192].as_ptr().expose_provenance();
     // SAFETY: a whole page of the buffer, whose bytes nobody needs; as swapping does, but for what it held.
     unsafe { madvise(middle as *mut _, 4096, Advice::LinuxDontNeed) }.unwrap();
-    let mut compress = |mut task: Task| {
+    let compress = |mut task: Task| {
         task.clear();
         for page in 0..3 {
             let into = page * 4096..page * 4096 + 4095;
