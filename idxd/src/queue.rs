@@ -12,7 +12,7 @@
 
 use std::{
     fmt, mem,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     thread,
     time::{Duration, Instant},
 };
@@ -53,9 +53,17 @@ pub struct Queue {
     name: String,
     limits: Limits,
     generates_headers: bool,
-    port: Box<dyn Port>,
+    /// Shared by who submits, exclusive for who closes it.
+    port: RwLock<Gate>,
     birth: Birth,
     state: Mutex<State>,
+}
+
+/// The port, and whether it was closed.
+struct Gate {
+    port: Box<dyn Port>,
+    /// Whether the device was known to be done with everything when it was closed.
+    closed: Option<bool>,
 }
 
 struct State {
@@ -91,7 +99,7 @@ impl Queue {
             name,
             limits,
             generates_headers,
-            port,
+            port: RwLock::new(Gate { port, closed: None }),
             birth,
             state: Mutex::new(State {
                 credits: limits.size,
@@ -122,7 +130,7 @@ impl Queue {
     /// How descriptors get to it: `portal`, or `write` with the reason.
     #[must_use]
     pub fn way(&self) -> String {
-        self.port.way()
+        self.gate().port.way()
     }
 
     /// Tasks that ran out of time, and that the device has not answered since.
@@ -134,6 +142,34 @@ impl Queue {
         drop(state);
         drop(answered);
         left
+    }
+
+    fn gate(&self) -> RwLockReadGuard<'_, Gate> {
+        self.port.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the queue for everybody, at once: nothing more is taken, and the driver drains what is in flight. Returns whether the device is
+    /// known to be done with everything; if not, it may still write to what was submitted.
+    ///
+    /// For who has memory written to that others will use: a task that ran out of time is in quarantine, but what it names as a
+    /// [`Destination`](crate::Destination) is somebody else's. Flights that are still waited for run out of time.
+    ///
+    /// May take as long as the driver needs, and a tenth of a second. In a child after a fork it does nothing, and returns false.
+    pub fn retire(&self) -> bool {
+        if !self.is_ours() {
+            return false;
+        }
+        let mut gate = self.port.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(drained) = gate.closed {
+            return drained;
+        }
+        let drained = gate.port.close() && self.birth.has_not_forked();
+        if drained {
+            // What posix_spawn is about to execute as well, for moments that are not counted.
+            thread::sleep(SPAWNING);
+        }
+        gate.closed = Some(drained);
+        drained
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -172,7 +208,7 @@ impl Queue {
         self.check_quarantine()?;
         let room = self.take_credits(descriptors.len());
         // SAFETY: by contract, and a dedicated queue has room for so many.
-        let taken = unsafe { self.port.submit(&descriptors[..room]) };
+        let taken = unsafe { self.gate().port.submit(&descriptors[..room]) };
         let unused = room - taken.as_ref().map_or(0, |taken| (*taken).min(room));
         self.return_credits(unused);
         taken.map_err(|source| SubmitError::Port {
@@ -299,12 +335,19 @@ impl Birth {
             forks: Process::forks(),
         })
     }
+
+    /// Whether no child can hold open what this process has opened since; as far as that is known.
+    fn has_not_forked(self) -> bool {
+        self.forks.is_some() && Process::forks() == self.forks
+    }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        let drained = self.port.close();
-        // Not locked: in a child, a thread that is not there may have had the mutex.
+        // Not locked, here and below: in a child, a thread that is not there may have had the mutex.
+        let gate = self.port.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let closed = gate.closed;
+        let closes = closed.is_none() && gate.port.close();
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut held = mem::take(&mut state.quarantine);
         if !self.birth.process.is_current() {
@@ -316,10 +359,15 @@ impl Drop for Queue {
             return;
         }
         // The driver drains when the node is closed for good. A child that has not called exec holds it open too.
-        if drained && self.birth.forks.is_some() && Process::forks() == self.birth.forks {
-            // What posix_spawn is about to execute as well, for moments that are not counted.
-            thread::sleep(SPAWNING);
-        } else {
+        let drained = closed.unwrap_or_else(|| {
+            let drained = closes && self.birth.has_not_forked();
+            if drained {
+                // What posix_spawn is about to execute as well, for moments that are not counted.
+                thread::sleep(SPAWNING);
+            }
+            drained
+        });
+        if !drained {
             // They stay mapped for the life of the process rather than be written to by a device when they are somebody
             // else's.
             held.into_iter().for_each(mem::forget);
@@ -332,7 +380,6 @@ impl fmt::Debug for Queue {
         f.debug_struct("Queue")
             .field("name", &self.name)
             .field("limits", &self.limits)
-            .field("port", &self.port)
             .finish_non_exhaustive()
     }
 }

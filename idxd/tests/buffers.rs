@@ -21,7 +21,7 @@ use std::{
 
 use idxd::{
     Descriptor, Destination, Flight, Keep, Kind, Limits, Port, PortError, Queue, Source, Status,
-    Task, TaskError, WaitError,
+    SubmitError, Task, TaskError, WaitError,
     iaa::{Aecs, Coding, inflate},
     model::{Behaviour, Device, EntryFate, Model, Rate},
 };
@@ -221,6 +221,34 @@ fn what_a_device_may_still_write_to_is_there_until_the_queue_is_closed() {
     assert!(matches!(error, WaitError::TimedOut { .. }), "{error}");
     assert_eq!((queue.quarantined(), weak.strong_count()), (1, 1));
     drop(queue);
+    assert_eq!(weak.strong_count(), 0);
+}
+
+#[test]
+fn a_queue_that_is_retired_is_drained_at_once_and_takes_nothing_more() {
+    let device = Device::new("iax1/wq1.0", Device::IAA_LIMITS).rate(Rate::bytes_per_second(1e3));
+    let model = Model::start(vec![device]).unwrap();
+    let queue = model.open(0).unwrap();
+    let (guest, weak) = destination(4096);
+    // A stored block; by this device's clock a page takes four seconds.
+    let source = Source::of_vec(vec![1, 1, 0, 0xfe, 0xff, 77]).unwrap();
+    let mut task = Task::with_capacity(Kind::Iax, 1).unwrap();
+    task.push_decompress(&source, 0..6, &guest, 0..4096)
+        .unwrap();
+    let mut flight = Flight::new(&queue, task, Duration::from_millis(10)).unwrap();
+    assert!(flight.submit().unwrap());
+    assert!(matches!(flight.wait(), Err(WaitError::TimedOut { .. })));
+    assert!(queue.retire());
+    assert!(queue.retire());
+    let mut task = Task::with_capacity(Kind::Iax, 1).unwrap();
+    task.push_noop().unwrap();
+    let mut flight = Flight::new(&queue, task, LONG).unwrap();
+    let error = flight.submit().unwrap_err();
+    assert!(matches!(error, SubmitError::Port { .. }), "{error}");
+    drop(flight);
+    assert_eq!(model.counts(0).descriptors, 0);
+    // What the task named is kept until the queue goes, though nothing will be written there.
+    drop((guest, queue));
     assert_eq!(weak.strong_count(), 0);
 }
 

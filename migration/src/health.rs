@@ -63,6 +63,14 @@ impl Health {
         })
     }
 
+    /// Whether there would be leave, without taking it.
+    pub(crate) fn would_leave(&self, now: Instant) -> bool {
+        let tried = |rest: &Rest| rest.tried_until.is_some_and(|until| now < until);
+        self.rest
+            .as_ref()
+            .is_none_or(|rest| rest.until <= now && !tried(rest))
+    }
+
     /// Nothing was submitted.
     pub(crate) fn unused(&mut self, leave: Leave) {
         if let Some(rest) = self.rest.as_mut().filter(|_| self.episode == leave.episode) {

@@ -52,6 +52,11 @@ impl Member {
         self.health().leave(Instant::now(), patience)
     }
 
+    /// Whether there would be leave to submit, without taking it.
+    pub(crate) fn would_leave(&self) -> bool {
+        self.health().would_leave(Instant::now())
+    }
+
     /// Nothing was submitted.
     pub(crate) fn unused(&self, leave: Leave) {
         self.health().unused(leave);

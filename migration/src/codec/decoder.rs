@@ -12,16 +12,17 @@
 //!
 //! What comes from the other end is not believed: lengths are checked before anything is read or written, a stream is decoded into
 //! its page and not a byte further, and what is not exactly a page then is an error that names the page. An IAA's word for a stream that it cannot
-//! decode is never the last one, since it is stricter than the format.
+//! decode is never the last one, since it is stricter than the format. And a device that does not answer in time may still write to the
+//! guest's page: its queue is closed, which has the driver drain it, before the CPU restores the page.
 
 use std::{io, os::fd::AsFd, sync::Arc};
 
-use idxd::{Destination, Source, Status, Task, TaskError};
+use idxd::{Destination, Queue, Source, Status, Task, TaskError};
 use thiserror::Error;
 
 use super::{
     CodecError, CodecReport, PageError, PageFormat, SoftwareDecoder,
-    encoder::check_size,
+    encoder::{LARGEST_FOR_IAA, check_size},
     iaa::{IaaChannel, IaaQueues, Operation, Verdict},
 };
 use crate::sys::{Pieces, Place, Scattered, touch};
@@ -47,7 +48,7 @@ impl PageDecoder {
         Ok(Self {
             format,
             software: SoftwareDecoder::new(format)?,
-            iaa: iaa.map(|(queues, node)| IaaChannel::new(queues, node)),
+            iaa: iaa.map(|(queues, node)| IaaChannel::new(queues, node, true)),
             inbox: Arc::default(),
             streams: Vec::new(),
             pieces: Pieces::default(),
@@ -78,8 +79,12 @@ impl PageDecoder {
         offsets: &[u64],
     ) -> Result<CodecReport, DecodeError> {
         let call = self.check(lengths, guest, page_size, offsets)?;
-        self.read(from, &call)?;
-        self.restore(&call)
+        let mut report = CodecReport::default();
+        for part in call.parts() {
+            self.read(&from, &part)?;
+            report.add(&self.restore(&part)?);
+        }
+        Ok(report)
     }
 
     /// The same for bodies that are here already.
@@ -102,37 +107,30 @@ impl PageDecoder {
                 expected: call.body_bytes,
             });
         }
-        let inbox = inbox(&mut self.inbox, call.stream_bytes);
-        let mut rest = bodies;
-        for ((stream, length), offset) in self.streams.iter().zip(lengths).zip(offsets) {
-            // All of them together are as long as the bodies.
-            let (body, others) = rest.split_at((*length as usize).min(rest.len()));
-            rest = others;
-            match stream {
-                Some((start, len)) => inbox[*start..start + len].copy_from_slice(body),
-                None => call.copy_raw(body, *offset),
-            }
+        let (mut report, mut rest) = (CodecReport::default(), bodies);
+        for part in call.parts() {
+            rest = self.copy(rest, &part);
+            report.add(&self.restore(&part)?);
         }
-        self.restore(&call)
+        Ok(report)
     }
 
     /// Looks at everything that the other end says before anything is done.
     fn check<'a>(
-        &mut self,
-        lengths: &[u32],
+        &self,
+        lengths: &'a [u32],
         guest: &'a Destination,
         page_size: u64,
         offsets: &'a [u64],
     ) -> Result<Call<'a>, DecodeError> {
         let size = check_size(page_size).ok_or(DecodeError::PageSize { page_size })?;
-        if lengths.len() != offsets.len() || u32::try_from(lengths.len()).is_err() {
+        if lengths.len() != offsets.len() {
             return Err(DecodeError::Counts {
                 lengths: lengths.len(),
                 offsets: offsets.len(),
             });
         }
-        self.streams.clear();
-        let (mut start, mut body_bytes) = (0, 0);
+        let mut body_bytes = 0;
         for (page, (length, offset)) in lengths.iter().zip(offsets).enumerate() {
             let len = *length as usize;
             let can_be = match self.format {
@@ -155,22 +153,51 @@ impl PageDecoder {
                     size: guest.len(),
                 });
             }
-            let is_raw = len == size;
-            self.streams.push((!is_raw).then_some((start, len)));
-            start += if is_raw { 0 } else { len };
             body_bytes += u64::from(*length);
         }
         Ok(Call {
             guest,
             size,
+            lengths,
             offsets,
-            stream_bytes: start,
+            first: 0,
             body_bytes,
         })
     }
 
+    /// Notes where the streams of these pages are in the inbox. Returns how long they are together.
+    fn lay_out(&mut self, part: &Call<'_>) -> usize {
+        let mut end = 0;
+        self.streams.clear();
+        self.streams.extend(part.lengths.iter().map(|length| {
+            let len = *length as usize;
+            let start = end;
+            let is_raw = len == part.size;
+            end += if is_raw { 0 } else { len };
+            (!is_raw).then_some((start, len))
+        }));
+        end
+    }
+
+    /// Takes the bodies of these pages from the front of `bodies`, which holds them all, and returns the rest.
+    fn copy<'b>(&mut self, bodies: &'b [u8], part: &Call<'_>) -> &'b [u8] {
+        let stream_bytes = self.lay_out(part);
+        let inbox = inbox(&mut self.inbox, stream_bytes);
+        let mut rest = bodies;
+        for ((stream, length), offset) in self.streams.iter().zip(part.lengths).zip(part.offsets) {
+            let (body, others) = rest.split_at((*length as usize).min(rest.len()));
+            rest = others;
+            match stream {
+                Some((start, len)) => inbox[*start..start + len].copy_from_slice(body),
+                None => part.copy_raw(body, *offset),
+            }
+        }
+        rest
+    }
+
     fn read(&mut self, from: impl AsFd, call: &Call<'_>) -> Result<(), DecodeError> {
-        let mut inbox = inbox(&mut self.inbox, call.stream_bytes);
+        let stream_bytes = self.lay_out(call);
+        let mut inbox = inbox(&mut self.inbox, stream_bytes);
         let mut places = Scattered::new(&mut self.pieces);
         for (stream, offset) in self.streams.iter().zip(call.offsets) {
             // Both fit: `check` has seen to it.
@@ -191,7 +218,7 @@ impl PageDecoder {
             pages: count,
             raw: count - compressed,
             page_bytes: call.size as u64 * count as u64,
-            body_bytes: call.body_bytes,
+            body_bytes: call.lengths.iter().map(|length| u64::from(*length)).sum(),
             ..CodecReport::default()
         };
         if compressed == 0 {
@@ -212,7 +239,8 @@ impl PageDecoder {
         };
         let named = (0..u32::MAX).zip(&self.streams);
         let named = named.filter_map(|(page, stream)| stream.map(|_| page));
-        if let Some(iaa) = &mut self.iaa {
+        let iaa = self.iaa.as_mut();
+        if let Some(iaa) = iaa.filter(|_| call.size as u64 <= LARGEST_FOR_IAA) {
             let done = iaa.run(&mut decompressing, 0, count, named)?;
             report.by_device = done.by_device;
             report.by_cpu = done.by_cpu;
@@ -243,19 +271,38 @@ fn inbox(inbox: &mut Arc<Vec<u8>>, bytes: usize) -> &mut [u8] {
     &mut own[..bytes]
 }
 
-/// What is the same for all pages of a call, and was checked.
+/// Pages of a call, or of a part of it, which were checked.
 #[derive(Debug)]
 struct Call<'a> {
     guest: &'a Destination,
     size: usize,
+    lengths: &'a [u32],
     offsets: &'a [u64],
-    /// Bytes of all streams.
-    stream_bytes: usize,
-    /// And of raw pages.
+    /// The number of the first one in the whole call.
+    first: usize,
+    /// Bytes of all bodies of the whole call.
     body_bytes: u64,
 }
 
-impl Call<'_> {
+/// Pages that are read and restored at a time: what bounds the inbox, whatever the other end says.
+const PART: usize = 1024;
+
+impl<'a> Call<'a> {
+    fn parts(&self) -> impl Iterator<Item = Call<'a>> + use<'a> {
+        let (guest, size, body_bytes) = (self.guest, self.size, self.body_bytes);
+        let parts = self.lengths.chunks(PART).zip(self.offsets.chunks(PART));
+        parts
+            .enumerate()
+            .map(move |(index, (lengths, offsets))| Call {
+                guest,
+                size,
+                lengths,
+                offsets,
+                first: index * PART,
+                body_bytes,
+            })
+    }
+
     fn copy_raw(&self, body: &[u8], offset: u64) {
         // Inside, and of the length of a page: `check` has seen to it.
         if let Some(mut place) = Place::of(self.guest, offset, self.size) {
@@ -332,13 +379,22 @@ impl Operation for Decompressing<'_> {
         }
     }
 
+    fn timed_out(&mut self, queue: &Queue) -> Result<(), DecodeError> {
+        match queue.retire() {
+            true => Ok(()),
+            false => Err(DecodeError::Unanswered {
+                queue: queue.name().to_owned(),
+            }),
+        }
+    }
+
     fn by_cpu(&mut self, page: u32) -> Result<(), DecodeError> {
         let (start, len) = self.stream(page);
         let stream = &self.inbox[start..start + len];
         let software = &mut *self.software;
         let offset = self.call.offsets[page as usize];
         let outside = DecodeError::Outside {
-            page: page as usize,
+            page: self.call.first + page as usize,
             offset,
             page_size: self.call.size as u64,
             size: self.call.guest.len(),
@@ -347,7 +403,7 @@ impl Operation for Decompressing<'_> {
         software
             .decode_to(stream, &mut place)
             .map_err(|source| DecodeError::Page {
-                page: page as usize,
+                page: self.call.first + page as usize,
                 offset,
                 source,
             })
@@ -414,6 +470,14 @@ pub enum DecodeError {
     Read {
         /// The reason.
         source: io::Error,
+    },
+    /// A device may still write to the guest's memory.
+    #[error(
+        "work queue {queue} did not answer in time, and closing it did not show that the device is done, since a child of this process may          hold it open: the device may still write to the guest's memory, which must not be used"
+    )]
+    Unanswered {
+        /// The queue.
+        queue: String,
     },
     /// A body is not a page.
     #[error("page {page}, at offset {offset:#x}, cannot be restored")]

@@ -13,7 +13,7 @@
 
 use std::{convert::Infallible, io, os::fd::AsFd, sync::Arc};
 
-use idxd::{Source, Status, Task, TaskError, iaa::Coding};
+use idxd::{Queue, Source, Status, Task, TaskError, iaa::Coding};
 use thiserror::Error;
 
 use super::{
@@ -25,8 +25,8 @@ use crate::{
     sys::{Pieces, copy_page},
 };
 
-/// Largest page that a device compresses: its window.
-const LARGEST_FOR_IAA: u64 = 4096;
+/// Largest page that a device compresses or restores: its window.
+pub(super) const LARGEST_FOR_IAA: u64 = 4096;
 
 /// Compresses pages for one channel. For one thread at a time.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl PageEncoder {
         Ok(Self {
             format,
             software: SoftwareEncoder::new(format, safe_for_iaa)?,
-            iaa: iaa.map(|(queues, node)| IaaChannel::new(queues, node)),
+            iaa: iaa.map(|(queues, node)| IaaChannel::new(queues, node, false)),
             coding,
             page: Vec::new(),
             arena: Arena::default(),
@@ -269,6 +269,11 @@ impl Operation for Compressing<'_> {
         }
     }
 
+    fn timed_out(&mut self, _: &Queue) -> Result<(), Infallible> {
+        // It writes to the buffer of its task, which is in quarantine.
+        Ok(())
+    }
+
     fn by_cpu(&mut self, page: u32) -> Result<(), Infallible> {
         let offset = self.offsets[page as usize];
         // All pages are inside: `encode` has seen to it.
@@ -285,6 +290,8 @@ impl Operation for Compressing<'_> {
 }
 
 /// Compressed pages, where they were written. Its buffers are used again once it is dropped.
+///
+/// It belongs to the process that made it: in a child after a fork, what devices wrote is zero.
 #[derive(Debug)]
 pub struct Encoded<'e> {
     encoder: &'e mut PageEncoder,

@@ -5,12 +5,12 @@
 //! ```text
 //!  sender:   measure ─► CodecOffer ─┐            the least of: what the sender compresses, what the link carries times the
 //!                                   ├─ agree ──► ratio, what the receiver restores; the format with the most wins
-//!  receiver: measure ─► CodecOffer ─┘            ─► Agreement ─► check ─► PageCodec
+//!  receiver: measure ─► CodecOffer ─┘            ─► Agreement ─► to the receiver, which checks that it can do that
 //! ```
 
 use thiserror::Error;
 
-use super::PageFormat;
+use super::{PageFormat, encoder::LARGEST_FOR_IAA};
 
 /// How fast one thread of one end is with one format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +33,18 @@ pub struct CodecOffer {
     speeds: Vec<FormatSpeed>,
 }
 
-/// What is between both ends.
+/// What is between both ends, and what travels there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
     /// Bytes that it carries in a second, all channels together; none if that is not known, and then it is not what limits.
     pub bytes_per_second: Option<u64>,
     /// Channels, each with a thread at both ends.
     pub channels: u32,
+    /// Bytes of a page.
+    pub page_size: u64,
 }
 
-/// In which format pages travel.
+/// In which format pages travel: what the sender decides by both offers, and the receiver checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Agreement {
@@ -52,6 +54,38 @@ pub struct Agreement {
     pub safe_for_iaa: bool,
     /// Bytes of pages that should get through in a second; none if nothing is known to limit them.
     pub expected: Option<u64>,
+}
+
+impl Agreement {
+    const VERSION: u8 = 1;
+    const SAFE_FOR_IAA: u8 = 1;
+
+    /// For the receiver.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 4] {
+        let flags = u8::from(self.safe_for_iaa) * Self::SAFE_FOR_IAA;
+        [Self::VERSION, self.format.code(), flags, 0]
+    }
+
+    /// What the sender decided, if the receiver can do that.
+    ///
+    /// # Errors
+    ///
+    /// If it is of another version, or names a format that was not offered.
+    pub fn from_bytes(bytes: [u8; 4], offered: &CodecOffer) -> Result<Self, OfferError> {
+        let [version, code, flags, _] = bytes;
+        if version != Self::VERSION {
+            return Err(OfferError::Version { version });
+        }
+        let format = PageFormat::of_code(code);
+        let can =
+            |format: &PageFormat| *format == PageFormat::Raw || offered.speed(*format).is_some();
+        Ok(Self {
+            format: format.filter(can).ok_or(OfferError::Format { code })?,
+            safe_for_iaa: flags & Self::SAFE_FOR_IAA != 0,
+            expected: None,
+        })
+    }
 }
 
 impl CodecOffer {
@@ -64,7 +98,7 @@ impl CodecOffer {
     const ENTRY: usize = 16;
     const IAA_DECODES: u8 = 1;
 
-    /// Of these speeds, in KiB a second, since both ends have to come to the same answer; of several for one format the first, and
+    /// Of these speeds, in whole KiB a second, as they travel; of several for one format the first, and
     /// none for raw.
     #[must_use]
     pub fn new(speeds: impl IntoIterator<Item = FormatSpeed>) -> Self {
@@ -146,10 +180,11 @@ impl CodecOffer {
     }
 }
 
-/// In which format pages should travel: the one by which the most pages get through, of equal ones the one that costs less, or the
-/// one that is `forced`.
+/// In which format pages should travel: the one by which the most pages get through, of equal ones the one that the sender is fastest
+/// with, raw pages first of all, or the one that is `forced`.
 ///
-/// Both ends come to the same answer; the ratio is the sender's, whose pages they are.
+/// For the sender, who knows the link, and tells the receiver. By whole numbers: whoever computes it from the same values comes to the same
+/// answer. The ratio is the sender's, whose pages they are.
 ///
 /// # Errors
 ///
@@ -173,7 +208,12 @@ pub fn agree(
     // Raw comes first, and stays if nothing gets more through.
     let best = agreements.reduce(|best, other| {
         let through = |agreement: &Agreement| agreement.expected.unwrap_or(u64::MAX);
-        if through(&best) < through(&other) {
+        let speed = |agreement: &Agreement| {
+            let speed = sender.speed(agreement.format);
+            speed.map_or(u64::MAX, |speed| speed.encode)
+        };
+        let rank = |agreement: &Agreement| (through(agreement), speed(agreement));
+        if rank(&best) < rank(&other) {
             other
         } else {
             best
@@ -209,7 +249,10 @@ fn agreement(
     });
     Some(Agreement {
         format,
-        safe_for_iaa: format == PageFormat::Deflate && theirs.iaa_decodes,
+        // Larger pages than its window an IAA is not asked to restore.
+        safe_for_iaa: format == PageFormat::Deflate
+            && theirs.iaa_decodes
+            && link.page_size <= LARGEST_FOR_IAA,
         expected: Some(ends.min(carried)),
     })
 }
@@ -225,6 +268,12 @@ pub enum OfferError {
     Version {
         /// The version.
         version: u8,
+    },
+    /// Nobody offered that.
+    #[error("pages in the format of number {code}, which was not offered")]
+    Format {
+        /// The number.
+        code: u8,
     },
     /// It is not as long as it says.
     #[error("an offer of {bytes} bytes, which is not as long as it says")]
@@ -274,6 +323,7 @@ mod tests {
         let link = Link {
             bytes_per_second: Some(megabytes * MB),
             channels: 4,
+            page_size: 4096,
         };
         agree(sender, receiver, link, None).unwrap().format
     }
@@ -291,6 +341,7 @@ mod tests {
         let unknown = Link {
             bytes_per_second: None,
             channels: 4,
+            page_size: 4096,
         };
         let agreed = agree(&ours, &theirs, unknown, None).unwrap();
         assert_eq!((agreed.format, agreed.expected), (PageFormat::Raw, None));
@@ -305,6 +356,7 @@ mod tests {
         let link = Link {
             bytes_per_second: Some(2000 * MB),
             channels: 4,
+            page_size: 4096,
         };
         let agreed = agree(&with_iaa, &with_iaa, link, None).unwrap();
         let expected = Agreement {
@@ -321,10 +373,66 @@ mod tests {
     }
 
     #[test]
+    fn larger_pages_than_its_window_are_not_an_iaas() {
+        let with_iaa = CodecOffer::new([FormatSpeed {
+            iaa_decodes: true,
+            ..speed(PageFormat::Deflate, 3000, 4000, 2500)
+        }]);
+        for (page_size, safe) in [(4096, true), (8192, false), (65536, false)] {
+            let link = Link {
+                bytes_per_second: Some(100 * MB),
+                channels: 1,
+                page_size,
+            };
+            let agreed = agree(&with_iaa, &with_iaa, link, None).unwrap();
+            assert_eq!(
+                (agreed.format, agreed.safe_for_iaa),
+                (PageFormat::Deflate, safe)
+            );
+        }
+    }
+
+    #[test]
+    fn of_equal_ones_the_fastest_is_taken() {
+        let formats = [PageFormat::Deflate, PageFormat::Zstd, PageFormat::Lz4];
+        let speeds = [300, 700, 500];
+        let speeds = formats.into_iter().zip(speeds);
+        let same = CodecOffer::new(speeds.map(|(format, encode)| speed(format, encode, 900, 2000)));
+        assert_eq!(choice(&same, &same, 10), PageFormat::Zstd);
+    }
+
+    #[test]
+    fn the_receiver_takes_what_it_has_offered_and_nothing_else() {
+        let offered = CodecOffer::new([speed(PageFormat::Zstd, 300, 800, 2000)]);
+        for (format, safe) in [(PageFormat::Raw, false), (PageFormat::Zstd, true)] {
+            let agreed = Agreement {
+                format,
+                safe_for_iaa: safe,
+                expected: Some(7),
+            };
+            let told = Agreement::from_bytes(agreed.to_bytes(), &offered).unwrap();
+            assert_eq!(
+                told,
+                Agreement {
+                    expected: None,
+                    ..agreed
+                }
+            );
+        }
+        for code in [PageFormat::Deflate.code(), PageFormat::Lz4.code(), 4, 255] {
+            let refused = Agreement::from_bytes([1, code, 0, 0], &offered);
+            assert_eq!(refused, Err(OfferError::Format { code }));
+        }
+        let refused = Agreement::from_bytes([2, 0, 0, 0], &offered);
+        assert_eq!(refused, Err(OfferError::Version { version: 2 }));
+    }
+
+    #[test]
     fn what_is_forced_is_taken_or_refused() {
         let link = Link {
             bytes_per_second: Some(12_500 * MB),
             channels: 4,
+            page_size: 4096,
         };
         let forced =
             |receiver: &CodecOffer, format| agree(&software(), receiver, link, Some(format));

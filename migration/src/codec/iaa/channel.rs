@@ -54,11 +54,13 @@ pub(in crate::codec) struct IaaChannel {
     spare_lists: Vec<Vec<u32>>,
     /// Bytes of a task's buffer for each page.
     stride: usize,
+    /// Whether devices write to memory of others, so that a queue which does not answer in time has to be closed.
+    lends: bool,
 }
 
 impl IaaChannel {
-    /// For a thread that runs on `node`. A task's buffer has `stride` bytes for each page.
-    pub(in crate::codec) fn new(queues: Arc<IaaQueues>, node: Option<u32>) -> Self {
+    /// For a thread that runs on `node`; `lends` if devices write elsewhere than to tasks' own buffers.
+    pub(in crate::codec) fn new(queues: Arc<IaaQueues>, node: Option<u32>, lends: bool) -> Self {
         let (order, near) = Member::nearest_first(&queues.members, node);
         Self {
             order,
@@ -71,6 +73,7 @@ impl IaaChannel {
             spare: Vec::new(),
             spare_lists: Vec::new(),
             stride: 0,
+            lends,
             queues,
         }
     }
@@ -122,12 +125,25 @@ impl IaaChannel {
         let open = self.open.iter_mut().filter_map(Option::take);
         let all: Vec<Sending> = open.chain(self.in_flight.drain(..)).collect();
         for sending in all {
-            if sending.flight.sent() == 0 {
-                self.queues.members[sending.member].unused(sending.leave);
-            }
+            let queues = Arc::clone(&self.queues);
+            let (member, leave) = (&queues.members[sending.member], sending.leave);
+            let sent = sending.flight.sent() > 0;
             self.put_away_list(sending.pages);
-            if let Ok(task) = sending.flight.wait() {
-                self.put_away(task, false);
+            match sending.flight.wait() {
+                Ok(task) if sent => {
+                    member.answered(leave);
+                    self.put_away(task, false);
+                }
+                Ok(task) => {
+                    member.unused(leave);
+                    self.put_away(task, false);
+                }
+                Err(_) => {
+                    member.failed(leave);
+                    if self.lends {
+                        member.queue.retire();
+                    }
+                }
             }
         }
     }
@@ -158,6 +174,12 @@ impl IaaChannel {
     pub(super) fn put_away_list(&mut self, mut list: Vec<u32>) {
         list.clear();
         self.spare_lists.push(list);
+    }
+}
+
+impl Drop for IaaChannel {
+    fn drop(&mut self) {
+        self.drain();
     }
 }
 

@@ -2,7 +2,7 @@
 
 //! [`Operation`]: what is done to each page, by a device or by the CPU.
 
-use idxd::{Task, TaskError};
+use idxd::{Queue, Task, TaskError};
 
 /// What became of a page in a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub(in crate::codec) trait Operation {
 
     /// Makes the page at an address appear that was missing there, if it is one of this page's, and not of a task's buffer.
     fn touch(&mut self, page: u32, address: u64);
+
+    /// A device did not answer in time, and may still write to what it was given.
+    fn timed_out(&mut self, queue: &Queue) -> Result<(), Self::Error>;
 
     /// Has the CPU do it.
     fn by_cpu(&mut self, page: u32) -> Result<(), Self::Error>;

@@ -3,7 +3,10 @@
 //! [`Run`]: one call's pages on their way through devices and the CPU.
 
 use std::{
-    hint, thread,
+    hint,
+    ops::Range,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -45,6 +48,10 @@ pub(super) struct Run<'c, 'o, O> {
     full_since: Option<Instant>,
     /// Queues by when they would be done. Kept for its allocation.
     ranked: Vec<(Instant, usize)>,
+    /// Pages of a task that are for the CPU. Kept for its allocation.
+    failed: Vec<u32>,
+    /// Whether pages went from one queue to another since something was done.
+    shared_out: bool,
 }
 
 impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
@@ -56,6 +63,8 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
             tries: 0,
             full_since: None,
             ranked: Vec::new(),
+            failed: Vec::new(),
+            shared_out: false,
         }
     }
 
@@ -113,9 +122,11 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
 
     /// Offers pages to the near queue that would be done first, then to the others; to far ones only if no near one is well.
     fn offer(&mut self) -> Result<Offer, O::Error> {
-        self.share_out();
         let near = self.channel.near;
         for group in [0..near, near..self.channel.order.len()] {
+            if self.share_out(group.clone())? == Some(Offer::Taken) {
+                return Ok(Offer::Taken);
+            }
             self.rank(group);
             let mut answer = None;
             for rank in 0..self.ranked.len() {
@@ -133,7 +144,7 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         Ok(Offer::Cpu)
     }
 
-    fn rank(&mut self, group: std::ops::Range<usize>) {
+    fn rank(&mut self, group: Range<usize>) {
         let channel = &self.channel;
         let members = channel.order.get(group).unwrap_or(&[]);
         self.ranked.clear();
@@ -149,23 +160,32 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         self.ranked.sort_unstable();
     }
 
-    /// Where several queues could work and nothing is left to hand out, takes pages back that wait for a full one.
-    fn share_out(&mut self) {
+    /// Where nothing is left to hand out and a queue is idle, the pages that wait for another one are offered to it; once until
+    /// something is done, lest two full queues should have them in turns.
+    fn share_out(&mut self, group: Range<usize>) -> Result<Option<Offer>, O::Error> {
         let channel = &mut self.channel;
-        let waiting = channel.open.iter().flatten().count();
-        if channel.pages.left() > 0 || channel.order.len() < 2 || waiting == channel.order.len() {
-            return;
-        }
-        for member in 0..channel.open.len() {
-            let Some(sending) = &mut channel.open[member] else {
-                continue;
-            };
-            let unsent = sending.flight.withdraw(usize::MAX);
-            let kept = sending.pages.len() - unsent;
-            channel.pages.give_back(sending.pages.drain(kept..));
-            self.settle(member);
-            return;
-        }
+        let members = channel.order.get(group).unwrap_or(&[]);
+        let idle = members.iter().copied().find(|member| {
+            channel.open[*member].is_none() && channel.queues.members[*member].would_leave()
+        });
+        let full = (0..channel.open.len()).max_by_key(|member| {
+            let open = channel.open[*member].as_ref();
+            open.map_or(0, Sending::unsent)
+        });
+        let (Some(idle), Some(full), 0, false) =
+            (idle, full, channel.pages.left(), self.shared_out)
+        else {
+            return Ok(None);
+        };
+        self.shared_out = true;
+        let Some(sending) = &mut channel.open[full] else {
+            return Ok(None);
+        };
+        let unsent = sending.flight.withdraw(usize::MAX);
+        let kept = sending.pages.len() - unsent;
+        channel.pages.give_back(sending.pages.drain(kept..));
+        self.settle(full);
+        self.offer_to(idle)
     }
 
     /// What a queue says to an offer; none if it is not to be had.
@@ -294,7 +314,8 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
             Policy::Wait => return self.wait_for_room(),
             // Others come and go: what is full now may not be in a moment.
             _ if self.tries < TRIES => true,
-            Policy::Adaptive if self.has_sent() && self.devices_are_sooner() => {
+            // What others fill is not known to get empty soon.
+            Policy::Adaptive if self.is_waited_for() && self.devices_are_sooner() => {
                 return self.wait_for_room();
             }
             _ => false,
@@ -398,11 +419,11 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         }
     }
 
-    /// Whether something of ours is in a queue.
-    fn has_sent(&self) -> bool {
-        let open = self.channel.open.iter().flatten();
-        !self.channel.in_flight.is_empty()
-            || open.into_iter().any(|sending| sending.flight.sent() > 0)
+    /// Whether a device has something of ours to do.
+    fn is_waited_for(&mut self) -> bool {
+        let open = self.channel.open.iter_mut().flatten();
+        open.chain(&mut self.channel.in_flight)
+            .any(|sending| !sending.flight.is_done())
     }
 
     /// Waits until queues should have room: for most of the tasks on their way, since waking up costs as much as many pages, but not
@@ -470,7 +491,7 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         }
     }
 
-    /// Takes what came of a task that is done or out of time.
+    /// Takes what came of a task that is done or out of time. What is known of the queue is told before the CPU does anything.
     fn land(&mut self, sending: Sending) -> Result<(), O::Error> {
         let Sending {
             flight,
@@ -478,49 +499,59 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
             member,
             leave,
         } = sending;
+        self.shared_out = false;
         let number = self.channel.next_number();
-        let queues = std::sync::Arc::clone(&self.channel.queues);
+        let queues = Arc::clone(&self.channel.queues);
+        let member = &queues.members[member];
         let Ok(mut task) = flight.wait() else {
             self.done.trouble.timeouts += 1;
-            queues.members[member].failed(leave);
+            member.failed(leave);
+            self.operation.timed_out(&member.queue)?;
             return pages.iter().try_for_each(|page| self.by_cpu(*page));
         };
         let mut is_well = false;
+        self.failed.clear();
         for (index, page) in pages.iter().enumerate().take(task.sent()) {
             let verdict = self.operation.landed(&task, number, index, *page);
             is_well |= verdict != Verdict::Failed;
             if let Verdict::Fault(address) = verdict {
                 task.touch(address);
             }
-            self.judge(*page, verdict)?;
+            if self.is_for_cpu(*page, verdict) {
+                self.failed.push(*page);
+            }
         }
         if is_well {
-            queues.members[member].answered(leave);
+            member.answered(leave);
         } else {
-            queues.members[member].failed(leave);
+            member.failed(leave);
         }
         self.channel.put_away(task, O::KEEPS_TASKS);
         self.channel.put_away_list(pages);
+        while let Some(page) = self.failed.pop() {
+            self.by_cpu(page)?;
+        }
         Ok(())
     }
 
-    fn judge(&mut self, page: u32, verdict: Verdict) -> Result<(), O::Error> {
+    /// Whether the CPU has to do a page that a device had.
+    fn is_for_cpu(&mut self, page: u32, verdict: Verdict) -> bool {
         match verdict {
             Verdict::Done => {
                 self.done.by_device += 1;
-                return Ok(());
+                return false;
             }
             Verdict::Fault(address) => {
                 self.done.trouble.faults += 1;
                 if self.channel.pages.again(page) {
                     self.operation.touch(page, address);
                     self.done.again += 1;
-                    return Ok(());
+                    return false;
                 }
             }
             Verdict::Failed => self.done.trouble.failed += 1,
             Verdict::Cannot => {}
         }
-        self.by_cpu(page)
+        true
     }
 }

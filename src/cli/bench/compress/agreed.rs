@@ -62,6 +62,7 @@ fn choice(offer: &CodecOffer, gbits: u64, channels: u8) -> Result<String, AgreeE
     let link = Link {
         bytes_per_second: Some(gbits * 1_000_000_000 / 8),
         channels: u32::from(channels),
+        page_size: PAGE as u64,
     };
     let agreed = agree(offer, offer, link, None)?;
     let expected = agreed.expected.unwrap_or(0) as f64 / 1e9;
