@@ -24,6 +24,8 @@ const TRIES: u32 = 3;
 const NAP: Duration = Duration::from_micros(20);
 /// How long one late task is waited for before others are looked at.
 const TURN: Duration = Duration::from_micros(200);
+/// A page may take devices so much longer than the CPU, by [`Policy::Adaptive`]: who waits leaves the CPU to other channels.
+const PATIENT: f64 = 1.5;
 /// Pages of a task that shows whether a queue is well again.
 const PROBE: usize = 16;
 
@@ -280,7 +282,7 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         let idle = queue.would_end(now, 0);
         let backlog = (idle - now).as_secs_f64();
         let page = (queue.would_end(now, bytes) - idle).as_secs_f64();
-        let cpu = self.channel.software.time().as_secs_f64();
+        let cpu = self.channel.software.time().as_secs_f64() * PATIENT;
         let left = self.unsent();
         if backlog + page * left as f64 <= cpu {
             // The CPU would hardly have begun.
@@ -302,7 +304,7 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         let share = self.unsent().div_ceil(open.clone().count().max(1)) as u64;
         let bytes = share.saturating_mul(self.operation.bytes());
         let now = Instant::now();
-        let until = now + channel.software.time();
+        let until = now + channel.software.time().mul_f64(PATIENT);
         open.map(|sending| &channel.queues.members[sending.member].queue)
             .any(|queue| queue.would_end(now, bytes) <= until)
     }

@@ -29,6 +29,33 @@ pub(super) const RATE: f64 = 3.4;
 const JUDGED: usize = 512;
 const TARGET: f64 = 150.0;
 
+/// One row.
+struct Case {
+    what: String,
+    devices: usize,
+    call: usize,
+    restores: bool,
+    judged: bool,
+}
+
+/// All of them, those over the same devices one after the other.
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for restores in [false, true] {
+        let way = if restores { "decode" } else { "encode" };
+        for devices in [1, 2, 4] {
+            cases.extend([128, JUDGED, 2048].map(|call| Case {
+                what: format!("cpu_per_page devices={devices} call={call} {way}"),
+                devices,
+                call,
+                restores,
+                judged: call == JUDGED && !restores,
+            }));
+        }
+    }
+    cases
+}
+
 pub(super) fn measure(
     table: &mut Table<'_>,
     settings: &Settings<'_>,
@@ -37,46 +64,38 @@ pub(super) fn measure(
     (coding, known): (&Coding, &Known),
 ) {
     let software = PageCodec::software(PageFormat::Deflate).safe_for_iaa(true);
-    for restores in [false, true] {
-        for count in [1, 2, 4] {
-            let wanted = Wanted {
-                count,
-                rate: RATE,
-                tenants: Tenants::NONE,
-            };
-            let lane = devices.open(&wanted, Policy::Wait, coding, known);
-            for call in [128, JUDGED, 2048] {
-                let what = match restores {
-                    false => format!("cpu_per_page devices={count} call={call} encode"),
-                    true => format!("cpu_per_page devices={count} call={call} decode"),
-                };
-                let row = Row {
-                    name: format!("compress/{}/{what}", devices.name()),
-                    unit: "ns",
-                    bytes: None,
-                    compare: Compare::Limit,
-                    target: (call == JUDGED && !restores).then_some(TARGET),
-                };
-                let work = |codec| Work {
-                    codec,
-                    pages,
-                    bodies: restores.then_some(&known.bodies),
-                    channels: 1,
-                    call,
-                    time: settings.time / 2,
-                };
-                let mut total = Worked::default();
-                let mut value = || {
-                    let lane = lane.as_ref().map_err(Clone::clone)?;
-                    let worked = work(&lane.codec).run()?;
-                    total.add(&worked);
-                    Ok(worked.cpu_nanos_a_page())
-                };
-                let mut baseline = || Ok(work(&software).run()?.cpu_nanos_a_page());
-                table.measure(row, Some(&mut baseline), &mut value);
-                tell_trouble(table, &what, &total.report);
-            }
-        }
+    for case in cases() {
+        let wanted = Wanted {
+            count: case.devices,
+            rate: RATE,
+            tenants: Tenants::NONE,
+        };
+        let lane = devices.open(&wanted, Policy::Wait, coding, known);
+        let row = Row {
+            name: format!("compress/{}/{}", devices.name(), case.what),
+            unit: "ns",
+            bytes: None,
+            compare: Compare::Limit,
+            target: case.judged.then_some(TARGET),
+        };
+        let work = |codec| Work {
+            codec,
+            pages,
+            bodies: case.restores.then_some(&known.bodies),
+            channels: 1,
+            call: case.call,
+            time: settings.time / 2,
+        };
+        let mut total = Worked::default();
+        let mut value = || {
+            let lane = lane.as_ref().map_err(Clone::clone)?;
+            let worked = work(&lane.codec).run()?;
+            total.add(&worked);
+            Ok(worked.cpu_nanos_a_page())
+        };
+        let mut baseline = || Ok(work(&software).run()?.cpu_nanos_a_page());
+        table.measure(row, Some(&mut baseline), &mut value);
+        tell_trouble(table, &case.what, &total.report);
     }
 }
 
