@@ -130,6 +130,7 @@ impl Step {
     fn commands(self) -> String {
         match self {
             Self::Clippy => format!("{} && {}", self.command(), bare_clippy()),
+            Self::Asan => format!("{} && {}", self.command(), sanitized_pages()),
             Self::Fuzz => fuzz::commands(),
             _ => self.command().to_string(),
         }
@@ -150,13 +151,7 @@ impl Step {
                     .flags("RUSTFLAGS", "--cfg loom")
                     .variable("CARGO_TARGET_DIR", target_directory_of("loom"))
             }
-            Self::Asan => CommandLine::new(
-                "cargo +nightly test -p parapin-idxd --features model --lib --tests --target x86_64-unknown-linux-gnu",
-            )
-            .flags("RUSTFLAGS", "-Zsanitizer=address")
-            // What a device may still write to is leaked on purpose.
-            .variable("ASAN_OPTIONS", "detect_leaks=0")
-            .variable("CARGO_TARGET_DIR", target_directory_of("asan")),
+            Self::Asan => sanitized("-p parapin-idxd --features model --lib --tests"),
             Self::Doc => CommandLine::new("cargo doc --workspace --no-deps")
                 .flags("RUSTDOCFLAGS", "-D warnings"),
             Self::Deny => {
@@ -169,6 +164,22 @@ impl Step {
             }
         }
     }
+}
+
+/// Tests under AddressSanitizer.
+fn sanitized(tests: &str) -> CommandLine {
+    CommandLine::new(format!(
+        "cargo +nightly test {tests} --target x86_64-unknown-linux-gnu"
+    ))
+    .flags("RUSTFLAGS", "-Zsanitizer=address")
+    // What a device may still write to is leaked on purpose.
+    .variable("ASAN_OPTIONS", "detect_leaks=0")
+    .variable("CARGO_TARGET_DIR", target_directory_of("asan"))
+}
+
+/// Pages that devices and libraries write to.
+fn sanitized_pages() -> CommandLine {
+    sanitized("-p parapin-migration --lib --test iaa --test iaa_late --test bodies")
 }
 
 /// Crates with loom models.
@@ -231,6 +242,7 @@ fn check_memory(command: &CommandLine) -> Result<Outcome> {
         return Ok(Outcome::Skipped(reason.to_owned()));
     }
     command.show()?;
+    sanitized_pages().show()?;
     Ok(Outcome::Passed)
 }
 
