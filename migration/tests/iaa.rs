@@ -128,6 +128,30 @@ fn every_page_is_the_devices_and_comes_back_by_either_end() {
 }
 
 #[test]
+fn pages_of_every_kind_come_back_by_every_engine_from_every_engine() {
+    let (_model, queues) = one(honest().can_generate_headers());
+    let trained = Aecs::trained(Corpus::synthetic(200, 20).pages()).unwrap();
+    let by_device = |coding: Coding| codec(queues.clone(), Policy::Wait, LONG).coding(coding);
+    let engines = [
+        by_device(Coding::Tables(Aecs::fixed())),
+        by_device(Coding::Tables(trained)),
+        by_device(Coding::Generated),
+        in_software(),
+        in_software().safe_for_iaa(true),
+    ];
+    for class in Class::ALL {
+        let corpus = Corpus::only(class, 40, 21);
+        for from in &engines {
+            let sent = send(from, &corpus);
+            assert_eq!(sent.report.raw == 40, class == Class::Random, "{class}");
+            for to in &engines[2..4] {
+                receive(to, &sent, &corpus);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_a_device_cannot_decode_is_no_corruption() {
     let (_model, queues) = one(honest());
     let codec = codec(queues, Policy::Wait, LONG);
