@@ -12,7 +12,10 @@
 
 use std::{
     fmt, mem,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -53,6 +56,9 @@ pub struct Queue {
     name: String,
     limits: Limits,
     generates_headers: bool,
+    way: String,
+    /// Whether the queue was closed, and the device is done with everything.
+    drained: AtomicBool,
     /// Shared by who submits, exclusive for who closes it.
     port: RwLock<Gate>,
     birth: Birth,
@@ -99,6 +105,8 @@ impl Queue {
             name,
             limits,
             generates_headers,
+            way: port.way(),
+            drained: AtomicBool::new(false),
             port: RwLock::new(Gate { port, closed: None }),
             birth,
             state: Mutex::new(State {
@@ -129,8 +137,8 @@ impl Queue {
 
     /// How descriptors get to it: `portal`, or `write` with the reason.
     #[must_use]
-    pub fn way(&self) -> String {
-        self.gate().port.way()
+    pub fn way(&self) -> &str {
+        &self.way
     }
 
     /// Tasks that ran out of time, and that the device has not answered since.
@@ -169,7 +177,17 @@ impl Queue {
             thread::sleep(SPAWNING);
         }
         gate.closed = Some(drained);
+        self.drained.store(drained, Ordering::SeqCst);
+        drop(gate);
+        // What nobody writes to any more need not be kept.
+        let _ = self.quarantined();
         drained
+    }
+
+    /// Whether the queue was [retired](Self::retire), and if so, whether the device is known to be done with everything.
+    #[must_use]
+    pub fn retired(&self) -> Option<bool> {
+        self.gate().closed
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -267,12 +285,13 @@ impl Queue {
         drop(answered);
     }
 
-    /// Takes out what was answered late. To be dropped without the mutex: what keeps sources runs code of others then.
+    /// Takes out what was answered late, or all if nothing will be written any more. To be dropped without the mutex: what keeps sources runs code of others then.
     fn reap(&self, state: &mut State) -> Vec<Cargo> {
         let mut answered = Vec::new();
+        let drained = self.drained.load(Ordering::SeqCst);
         let mut index = 0;
         while index < state.quarantine.len() {
-            if state.quarantine[index].is_done() {
+            if drained || state.quarantine[index].is_done() {
                 answered.push(state.quarantine.swap_remove(index));
             } else {
                 index += 1;

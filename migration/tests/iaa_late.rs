@@ -4,18 +4,20 @@
 //! nobody waits for what does not come.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(unsafe_code, reason = "plays a device that is not known to be done")]
 
 use std::{
     fs,
     os::unix::net::UnixStream,
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use idxd::{
-    Descriptor, Limits, Queue, Source,
-    model::{Behaviour, Device, EntryFate, Model},
+    Descriptor, Limits, Port, PortError, Queue, Source,
+    model::{Behaviour, Device, EntryFate, Model, Rate},
 };
 use migration::{
     Backed, Corpus, DecodeError, IaaOptions, Mapping, PageCodec, PageFormat, Policy, RamBlock,
@@ -153,6 +155,144 @@ fn only_who_is_told_to_waits_for_a_queue_that_others_keep_full() {
             );
         }
     }
+}
+
+/// Full until then.
+#[derive(Debug)]
+struct FullUntil(Instant);
+
+impl Behaviour for FullUntil {
+    fn is_full(&mut self) -> bool {
+        Instant::now() < self.0
+    }
+}
+
+#[test]
+fn a_queue_that_others_fill_keeps_no_page_from_one_that_is_idle() {
+    let corpus = Corpus::synthetic(64, 7);
+    for first in [0, 1] {
+        let now = Instant::now();
+        let device =
+            |name, until| Device::new(name, Device::IAA_LIMITS).behaviour(FullUntil(now + until));
+        let model = Model::start(vec![
+            device("soon", Duration::from_millis(20)),
+            device("never", LONG * 100),
+        ])
+        .unwrap();
+        let queues = [first, 1 - first].map(|index| model.open(index).unwrap());
+        let codec = codec(queues.to_vec(), Policy::Wait, LONG);
+        let (block, offsets) = (block(&corpus), offsets(64));
+        let mut encoder = codec.encoder().unwrap();
+        let encoded = encoder.encode(&block, PAGE, &offsets).unwrap();
+        assert_eq!(encoded.report().by_device, 64);
+        assert!(now.elapsed() < LONG / 3, "{:?}", now.elapsed());
+    }
+}
+
+#[test]
+fn a_slow_device_is_not_waited_for_because_a_full_queue_looks_fast() {
+    let corpus = Corpus::synthetic(512, 8);
+    let limits = Limits {
+        size: 16,
+        ..Device::IAA_LIMITS
+    };
+    // A page takes it 10 ms, far longer than the CPU in any build.
+    let slow = Device::new("slow", limits).rate(Rate::bytes_per_second(0.4e6));
+    let full = Device::new("full", Device::IAA_LIMITS).behaviour(Takes(0));
+    let model = Model::start(vec![slow, full]).unwrap();
+    let queues = [0, 1].map(|index| model.open(index).unwrap());
+    let codec = codec(queues.to_vec(), Policy::Adaptive, LONG);
+    let (block, offsets) = (block(&corpus), offsets(512));
+    let mut encoder = codec.encoder().unwrap();
+    for _ in 0..2 {
+        let encoded = encoder.encode(&block, PAGE, &offsets).unwrap();
+        let report = encoded.report();
+        assert!(report.by_cpu > 256, "{report:?}");
+    }
+}
+
+/// Panics when it is asked.
+#[derive(Debug)]
+struct Breaks;
+
+impl Behaviour for Breaks {
+    fn is_full(&mut self) -> bool {
+        panic!("as it was told to");
+    }
+}
+
+#[test]
+fn after_a_panic_nothing_is_written_either() {
+    let late = Duration::from_millis(200);
+    let device = |name| Device::new(name, Device::IAA_LIMITS);
+    let model = Model::start(vec![
+        device("late").behaviour(Late(late)),
+        device("breaks").behaviour(Breaks),
+    ])
+    .unwrap();
+    let queues = [0, 1].map(|index| model.open(index).unwrap());
+    let codec = codec(queues.to_vec(), Policy::Retry, LONG);
+    let corpus = Corpus::synthetic(300, 9);
+    let (lengths, bodies) = sent(&corpus);
+    let memory = Mapping::new(300 * PAGE, Backed::Small).unwrap();
+    let guest = memory.destination().unwrap();
+    let mut decoder = codec.decoder().unwrap();
+    let call = || decoder.decode(&bodies, &lengths, &guest, PAGE, &offsets(300));
+    assert!(panic::catch_unwind(AssertUnwindSafe(call)).is_err());
+    memory.fill(0, 300 * PAGE, 0xa5);
+    thread::sleep(late * 2);
+    assert_eq!(memory.to_vec(), vec![0xa5; 300 * 4096]);
+}
+
+/// A device behind a port that does not know whether the device is done when it is closed.
+#[derive(Debug)]
+struct Unsure;
+
+// SAFETY: nothing that was submitted is ever used.
+unsafe impl Port for Unsure {
+    unsafe fn submit(&self, descriptors: &[Descriptor]) -> Result<usize, PortError> {
+        // 20 fit.
+        Ok(descriptors.len().min(20))
+    }
+
+    fn way(&self) -> String {
+        "unsure".to_owned()
+    }
+
+    fn close(&mut self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn guest_memory_that_a_device_may_still_write_to_is_never_said_to_be_restored() {
+    let patience = Duration::from_millis(20);
+    let queue = Queue::over("unsure", Device::IAA_LIMITS, Box::new(Unsure)).unwrap();
+    let codec = codec(vec![Arc::clone(&queue)], Policy::Retry, patience);
+    let corpus = Corpus::synthetic(40, 10);
+    let (lengths, bodies) = sent(&corpus);
+    let memory = Mapping::new(41 * PAGE, Backed::Small).unwrap();
+    let guest = memory.destination().unwrap();
+    let mut decoder = codec.decoder().unwrap();
+    let unanswered = |result: Result<_, DecodeError>| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, DecodeError::Unanswered { .. }), "{error}");
+    };
+    // Also where the call ends by another error, which the CPU meets first.
+    let (mut bad_lengths, mut bad_bodies) = (lengths.clone(), bodies.clone());
+    bad_lengths.push(2);
+    bad_bodies.extend([0xff, 0xff]);
+    unanswered(decoder.decode(&bad_bodies, &bad_lengths, &guest, PAGE, &offsets(41)));
+    assert_eq!(queue.retired(), Some(false));
+    // Nor later, nor by another channel, nor for pages that are raw.
+    unanswered(decoder.decode(&bodies, &lengths, &guest, PAGE, &offsets(40)));
+    let mut other = codec.decoder().unwrap();
+    unanswered(other.decode(&[7; 4096], &[4096], &guest, PAGE, &[0]));
+    // What is sent is the task's own.
+    let (block, offsets) = (block(&corpus), offsets(40));
+    let mut encoder = codec.encoder().unwrap();
+    let encoded = encoder.encode(&block, PAGE, &offsets).unwrap();
+    assert_eq!(encoded.report().by_cpu, 40);
 }
 
 /// Fails once, and is well from then on.

@@ -186,7 +186,7 @@ fn sanitized_pages() -> CommandLine {
 const MODELLED: [&str; 2] = ["parapin-pinning", "parapin-idxd"];
 
 /// A directory of its own for builds with other flags.
-fn target_directory_of(what: &str) -> String {
+pub(crate) fn target_directory_of(what: &str) -> String {
     let all = env::var("CARGO_TARGET_DIR").unwrap_or("target".into());
     format!("{all}/{what}")
 }

@@ -11,8 +11,8 @@ use std::fs;
 use anyhow::Result;
 
 use crate::{
-    ci::Outcome,
-    command::{CommandLine, target_directory},
+    ci::{Outcome, target_directory_of},
+    command::{CommandLine, root},
 };
 
 /// What libFuzzer needs to see which way an input took.
@@ -36,8 +36,7 @@ fn build(sanitizer: bool) -> CommandLine {
 }
 
 fn directory(sanitizer: bool) -> String {
-    let name = if sanitizer { "fuzz-asan" } else { "fuzz" };
-    target_directory().join(name).display().to_string()
+    target_directory_of(if sanitizer { "fuzz-asan" } else { "fuzz" })
 }
 
 /// Runs what was built. What it finds is left beside it.
@@ -62,7 +61,7 @@ pub(crate) fn run() -> Result<Outcome> {
         return Ok(Outcome::Skipped(reason.to_owned()));
     }
     let sanitizer = CommandLine::new("cargo +nightly --version").succeeds();
-    fs::create_dir_all(directory(sanitizer))?;
+    fs::create_dir_all(root().join(directory(sanitizer)))?;
     build(sanitizer).show()?;
     run_built(sanitizer).show()?;
     Ok(match sanitizer {

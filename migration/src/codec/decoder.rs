@@ -123,6 +123,11 @@ impl PageDecoder {
         page_size: u64,
         offsets: &'a [u64],
     ) -> Result<Call<'a>, DecodeError> {
+        if let Some(queue) = self.iaa.as_ref().and_then(IaaChannel::undrained) {
+            return Err(DecodeError::Unanswered {
+                queue: queue.name().to_owned(),
+            });
+        }
         let size = check_size(page_size).ok_or(DecodeError::PageSize { page_size })?;
         if lengths.len() != offsets.len() {
             return Err(DecodeError::Counts {

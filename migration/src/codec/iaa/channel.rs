@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use idxd::{Flight, Kind, Task};
+use idxd::{Flight, Kind, Queue, Status, Task};
 
 use super::{IaaQueues, Operation, pages::Pages, run::Run};
 use crate::{Trouble, health::Leave, member::Member};
@@ -90,11 +90,22 @@ impl IaaChannel {
     ) -> Result<Done, O::Error> {
         self.begin(stride);
         self.pages.begin(count, named);
-        let mut run = Run::new(self, operation);
-        let result = run.work();
-        let done = run.done;
-        self.drain();
+        let (result, done) = {
+            let ending = Ending(self);
+            let mut run = Run::new(&mut *ending.0, operation);
+            let result = run.work();
+            (result, run.done)
+        };
+        if let Some(queue) = self.undrained() {
+            operation.timed_out(queue)?;
+        }
         result.map(|()| done)
+    }
+
+    /// A queue that was closed, and whose device may still write to memory of others.
+    pub(in crate::codec) fn undrained(&self) -> Option<&Arc<Queue>> {
+        let mut queues = self.queues.members.iter().map(|member| &member.queue);
+        queues.find(|queue| self.lends && queue.retired() == Some(false))
     }
 
     /// The buffer of a task that was kept.
@@ -130,12 +141,12 @@ impl IaaChannel {
             let sent = sending.flight.sent() > 0;
             self.put_away_list(sending.pages);
             match sending.flight.wait() {
-                Ok(task) if sent => {
-                    member.answered(leave);
-                    self.put_away(task, false);
-                }
                 Ok(task) => {
-                    member.unused(leave);
+                    match (sent, is_answered(&task)) {
+                        (false, _) => member.unused(leave),
+                        (true, true) => member.answered(leave),
+                        (true, false) => member.failed(leave),
+                    }
                     self.put_away(task, false);
                 }
                 Err(_) => {
@@ -174,6 +185,28 @@ impl IaaChannel {
     pub(super) fn put_away_list(&mut self, mut list: Vec<u32>) {
         list.clear();
         self.spare_lists.push(list);
+    }
+}
+
+/// Whether a device that is well says such things.
+fn is_answered(task: &Task) -> bool {
+    (0..task.sent()).any(|index| {
+        let status = task.completion(index).status;
+        let answers = [
+            Status::SUCCESS,
+            Status::ANALYTICS_ERROR,
+            Status::OUTBUF_OVERFLOW,
+        ];
+        answers.contains(&status) || status.is_page_fault()
+    })
+}
+
+/// A call that ends, also by a panic: devices have nothing to do with its pages then.
+struct Ending<'c>(&'c mut IaaChannel);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.drain();
     }
 }
 

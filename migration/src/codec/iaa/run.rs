@@ -300,7 +300,12 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
     /// Whether devices would be done with all that is left before the CPU is done with one page.
     fn devices_are_sooner(&self) -> bool {
         let channel = &self.channel;
-        let open = channel.open.iter().flatten();
+        // One that has nothing of ours is full of what others submitted, and nothing is known of it.
+        let is_ours = |sending: &&Sending| {
+            let mut others = channel.in_flight.iter();
+            sending.flight.sent() > 0 || others.any(|other| other.member == sending.member)
+        };
+        let open = channel.open.iter().flatten().filter(is_ours);
         let share = self.unsent().div_ceil(open.clone().count().max(1)) as u64;
         let bytes = share.saturating_mul(self.operation.bytes());
         let now = Instant::now();
@@ -469,6 +474,8 @@ impl<'c, 'o, O: Operation> Run<'c, 'o, O> {
         let since = *self.full_since.get_or_insert(now);
         if now.duration_since(since) < self.channel.queues.options.patience {
             thread::sleep(NAP);
+            // Who has the pages may have them for long: others are asked again.
+            self.shared_out = false;
             return Ok(());
         }
         self.full_since = None;
