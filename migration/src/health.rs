@@ -64,6 +64,7 @@ impl Health {
     }
 
     /// Whether there would be leave, without taking it.
+    #[cfg(feature = "codecs")]
     pub(crate) fn would_leave(&self, now: Instant) -> bool {
         let tried = |rest: &Rest| rest.tried_until.is_some_and(|until| now < until);
         self.rest
@@ -79,6 +80,7 @@ impl Health {
     }
 
     /// Whether a device answered somebody after that.
+    #[cfg(feature = "codecs")]
     pub(crate) fn has_answered_since(&self, then: Instant) -> bool {
         self.answered.is_some_and(|answered| then < answered)
     }

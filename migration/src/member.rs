@@ -53,6 +53,7 @@ impl Member {
     }
 
     /// Whether there would be leave to submit, without taking it.
+    #[cfg(feature = "codecs")]
     pub(crate) fn would_leave(&self) -> bool {
         self.health().would_leave(Instant::now())
     }
@@ -68,6 +69,7 @@ impl Member {
     }
 
     /// Whether the device answered somebody after that.
+    #[cfg(feature = "codecs")]
     pub(crate) fn has_answered_since(&self, then: Instant) -> bool {
         self.health().has_answered_since(then)
     }

@@ -39,6 +39,7 @@ pub(crate) unsafe fn copy_out(from: *const u8, to: &mut [u8]) {
 ///
 /// 1. The bytes are mapped and writable, at any alignment, and not a part of `from`.
 /// 2. No Rust reference to them exists; all that accesses them meanwhile is volatile, atomic, or not of this program.
+#[cfg(any(test, feature = "codecs"))]
 #[inline]
 pub(crate) unsafe fn copy_in(from: &[u8], to: *mut u8) {
     #[cfg(target_arch = "x86_64")]

@@ -11,8 +11,11 @@ mod copy;
 mod kernel;
 mod mapping;
 mod pages;
+#[cfg(feature = "codecs")]
 mod place;
+#[cfg(feature = "codecs")]
 mod touch;
+#[cfg(feature = "codecs")]
 mod vectored;
 #[cfg(target_arch = "x86_64")]
 mod zero_avx2;
@@ -28,6 +31,9 @@ pub(crate) use copy::copy_page;
 pub use kernel::{Isa, Kernel};
 pub use mapping::{Backed, Mapping};
 pub(crate) use pages::{Fetched, Pages};
+#[cfg(feature = "codecs")]
 pub(crate) use place::{Decompressor, Inflated, Place};
+#[cfg(feature = "codecs")]
 pub(crate) use touch::touch;
+#[cfg(feature = "codecs")]
 pub(crate) use vectored::{Pieces, Scattered};
