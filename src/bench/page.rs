@@ -35,19 +35,21 @@ pub(super) fn page(report: &Report, title: &str) -> String {
          <style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p>{}</p>\n",
         escaped(&report.machine.to_string())
     );
-    for note in &report.notes {
-        // Writing to a string cannot fail, here and below.
-        let _ = writeln!(text, "<p>{}</p>", escaped(note));
-    }
     text += "<p class=\"key\"><span class=\"ours\"></span>value <span class=\"theirs\"></span>baseline; \
              medians of n pairs, spread is the interquartile range over the median</p>\n\
              <div class=\"wide\">\n<table>\n<tr><th class=\"name\">row</th><th class=\"name\"></th><th>baseline</th>\
              <th>value</th><th class=\"name\">unit</th><th>ratio</th><th>spread</th><th>n</th><th>target</th>\
              <th>verdict</th></tr>\n";
     for measured in &report.rows {
+        // Writing to a string cannot fail, here and below.
         let _ = row(&mut text, measured);
     }
-    text + "</table>\n</div>\n</body>\n</html>\n"
+    text += "</table>\n</div>\n";
+    // Some benches have one for every row.
+    for note in &report.notes {
+        let _ = writeln!(text, "<p>{}</p>", escaped(note));
+    }
+    text + "</body>\n</html>\n"
 }
 
 fn row(text: &mut String, measured: &Measured) -> std::fmt::Result {
