@@ -184,10 +184,12 @@ impl Queue {
         drained
     }
 
-    /// Whether the queue was [retired](Self::retire), and if so, whether the device is known to be done with everything.
+    /// Whether the queue was [retired](Self::retire), and if so, whether the device is known to be done with everything. None in a child
+    /// after a fork, which has lent nothing to the device.
     #[must_use]
     pub fn retired(&self) -> Option<bool> {
-        self.gate().closed
+        // A thread that is not there in a child may have had the lock.
+        self.is_ours().then(|| self.gate().closed).flatten()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -285,7 +287,8 @@ impl Queue {
         drop(answered);
     }
 
-    /// Takes out what was answered late, or all if nothing will be written any more. To be dropped without the mutex: what keeps sources runs code of others then.
+    /// Takes out what was answered late, or all if nothing will be written any more. To be dropped without the mutex: what keeps
+    /// sources runs code of others then.
     fn reap(&self, state: &mut State) -> Vec<Cargo> {
         let mut answered = Vec::new();
         let drained = self.drained.load(Ordering::SeqCst);

@@ -307,11 +307,12 @@ fn a_device_that_does_not_answer_or_fails_rests_and_every_page_is_done() {
     ] {
         for policy in Policy::ALL {
             let (_model, queues) = one(honest().behaviour(Always(fate)));
-            let codec = codec(queues, policy, SHORT);
+            let is_silent = matches!(fate, EntryFate::Silent | EntryFate::Halt);
+            let patience = if is_silent { SHORT } else { LONG };
+            let codec = codec(queues, policy, patience);
             let sent = send(&codec, &corpus);
             assert_eq!(sent.report.by_cpu, 150, "{fate:?} {policy}");
             let trouble = sent.report.trouble;
-            let is_silent = matches!(fate, EntryFate::Silent | EntryFate::Halt);
             assert_eq!(
                 trouble.timeouts > 0,
                 is_silent,

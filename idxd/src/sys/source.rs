@@ -68,7 +68,7 @@ impl Source {
     pub fn of_shared(bytes: Arc<Vec<u8>>) -> Result<Self, SourceError> {
         let address = NonNull::from(bytes.as_slice()).cast();
         let size = bytes.len();
-        // SAFETY: the vector lives as long as the `Arc`, which nobody can write through.
+        // SAFETY: the vector lives as long as the `Arc`, which nobody can write through while the source has a clone of it.
         unsafe { Self::new(address, size, bytes) }
     }
 
