@@ -14,7 +14,7 @@ use std::{
     process::Stdio,
 };
 
-use bench_output::{Scratch, assert_has, names, row};
+use bench_output::{Refused, Scratch, assert_has, names, row};
 use idxd::Kind;
 use machine::{describe, parapin};
 use nix::{
@@ -23,8 +23,8 @@ use nix::{
 };
 use serde_json::Value;
 
-/// Arguments behind `bench zero`, the exit code, and what the message must say.
-const BAD_INPUT: &[(&[&str], i32, &[&str])] = &[
+/// Behind `bench zero`.
+const BAD_INPUT: &[Refused] = &[
     (&["--engine", "gpu"], 2, &["software, dsa, model, auto"]),
     (
         &["--zero-percent", "101"],
@@ -136,19 +136,7 @@ const BAD_INPUT: &[(&[&str], i32, &[&str])] = &[
 
 #[test]
 fn bad_input_is_refused_with_a_message() {
-    for (arguments, exit, needles) in BAD_INPUT {
-        let output = parapin(&["bench", "zero"])
-            .args(*arguments)
-            .output()
-            .unwrap();
-        let case = format!("{arguments:?}: {}", describe(&output));
-        assert_eq!(output.status.code(), Some(*exit), "{case}");
-        assert!(output.stdout.is_empty(), "{case}");
-        let text = String::from_utf8_lossy(&output.stderr);
-        for needle in *needles {
-            assert!(text.contains(needle), "{needle:?} is missing from {case}");
-        }
-    }
+    bench_output::assert_refused("zero", BAD_INPUT);
 }
 
 #[test]
@@ -161,18 +149,7 @@ fn a_bench_has_to_be_named() {
 
 #[test]
 fn help_has_examples_and_exit_codes() {
-    let output = parapin(&["bench", "zero", "--help"]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0));
-    for needle in [
-        "Examples:",
-        "parapin bench zero --engine model",
-        "Exit codes:",
-        "130",
-        "never run on hardware",
-    ] {
-        assert!(text.contains(needle), "{needle:?} is missing from {text}");
-    }
+    bench_output::assert_helps("zero");
 }
 
 /// A tiny run with these arguments.

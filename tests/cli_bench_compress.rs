@@ -9,14 +9,14 @@ mod machine;
 
 use std::fs;
 
-use bench_output::{Scratch, assert_has, has_a_queue, names, row};
+use bench_output::{Refused, Scratch, assert_has, has_a_queue, names, row};
 use idxd::Kind;
 use machine::{describe, parapin};
 use migration::Policy;
 use serde_json::Value;
 
-/// Arguments behind `bench compress`, the exit code, and what the message must say.
-const BAD_INPUT: &[(&[&str], i32, &[&str])] = &[
+/// Behind `bench compress`.
+const BAD_INPUT: &[Refused] = &[
     (
         &["--codec", "gzip"],
         2,
@@ -139,35 +139,12 @@ const BAD_INPUT: &[(&[&str], i32, &[&str])] = &[
 
 #[test]
 fn bad_input_is_refused_with_a_message() {
-    for (arguments, exit, needles) in BAD_INPUT {
-        let output = parapin(&["bench", "compress"])
-            .args(*arguments)
-            .output()
-            .unwrap();
-        let case = format!("{arguments:?}: {}", describe(&output));
-        assert_eq!(output.status.code(), Some(*exit), "{case}");
-        assert!(output.stdout.is_empty(), "{case}");
-        let text = String::from_utf8_lossy(&output.stderr);
-        for needle in *needles {
-            assert!(text.contains(needle), "{needle:?} is missing from {case}");
-        }
-    }
+    bench_output::assert_refused("compress", BAD_INPUT);
 }
 
 #[test]
 fn help_has_examples_and_exit_codes() {
-    let output = parapin(&["bench", "compress", "--help"]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0));
-    for needle in [
-        "Examples:",
-        "parapin bench compress --engine model",
-        "Exit codes:",
-        "130",
-        "never run on hardware",
-    ] {
-        assert!(text.contains(needle), "{needle:?} is missing from {text}");
-    }
+    bench_output::assert_helps("compress");
 }
 
 /// A tiny run with these arguments.

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, env, fs, path::PathBuf, process};
 use idxd::{Discovery, Kind, Roots};
 use serde_json::Value;
 
-use crate::machine::{json, parapin, skip};
+use crate::machine::{describe, json, parapin, skip};
 
 /// A tiny run of that bench with these arguments.
 pub(crate) fn tiny(bench: &str, arguments: &[&str]) -> Value {
@@ -15,6 +15,42 @@ pub(crate) fn tiny(bench: &str, arguments: &[&str]) -> Value {
         parapin(&["bench", bench, "--test", "--json"]).args(arguments),
         0,
     )
+}
+
+/// Arguments behind the name of a bench, the exit code, and what the message must say.
+pub(crate) type Refused = (&'static [&'static str], i32, &'static [&'static str]);
+
+/// Bad input is refused with a message.
+pub(crate) fn assert_refused(bench: &str, cases: &[Refused]) {
+    for (arguments, exit, needles) in cases {
+        let output = parapin(&["bench", bench])
+            .args(*arguments)
+            .output()
+            .unwrap();
+        let case = format!("{arguments:?}: {}", describe(&output));
+        assert_eq!(output.status.code(), Some(*exit), "{case}");
+        assert!(output.stdout.is_empty(), "{case}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        for needle in *needles {
+            assert!(text.contains(needle), "{needle:?} is missing from {case}");
+        }
+    }
+}
+
+/// The help of a bench has examples and exit codes.
+pub(crate) fn assert_helps(bench: &str) {
+    let output = parapin(&["bench", bench, "--help"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0));
+    for needle in [
+        "Examples:",
+        &format!("parapin bench {bench} --engine model"),
+        "Exit codes:",
+        "130",
+        "never run on hardware",
+    ] {
+        assert!(text.contains(needle), "{needle:?} is missing from {text}");
+    }
 }
 
 /// The names of all rows, after a look at every row: the names of contracts.md, with their types.

@@ -4,23 +4,14 @@
 
 use std::{fmt, ptr::NonNull};
 
-use super::{Keep, SourceError};
+use super::span::{Keep, SourceError, Span};
 
 /// A range of this process's memory that a device may write to, such as the RAM of a guest that is being received.
 ///
 /// Cheap to clone. A task in flight holds a clone of the [`Keep`] of every destination that its descriptors name, and so does a
 /// quarantined one: the memory outlives the device's work on it, whatever happens.
 #[derive(Clone)]
-pub struct Destination {
-    address: NonNull<u8>,
-    size: usize,
-    keep: Keep,
-}
-
-// SAFETY: it is an address and a length; `new` demands memory that any thread may write to.
-unsafe impl Send for Destination {}
-// SAFETY: as for `Send`; no method of it writes.
-unsafe impl Sync for Destination {}
+pub struct Destination(Span);
 
 impl Destination {
     /// The `size` bytes from `address` on, which stay there as long as a clone of `keep` lives.
@@ -40,54 +31,43 @@ impl Destination {
     ///
     /// If the range is empty, or larger than a pointer's offset may be, or wraps around.
     pub unsafe fn new(address: NonNull<u8>, size: usize, keep: Keep) -> Result<Self, SourceError> {
-        let at = address.as_ptr().addr();
-        if size == 0 || isize::try_from(size).is_err() || at.checked_add(size).is_none() {
-            return Err(SourceError { address: at, size });
-        }
-        Ok(Self {
-            address,
-            size,
-            keep,
-        })
+        Span::new(address, size, keep).map(Self)
     }
 
     /// Its first byte.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
-        self.address.as_ptr()
+        self.0.as_ptr()
     }
 
     /// The address of its first byte.
     #[must_use]
     pub fn address(&self) -> u64 {
-        self.address.as_ptr().expose_provenance() as u64
+        self.0.address()
     }
 
     /// Its length in bytes, which is never 0.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> u64 {
-        self.size as u64
+        self.0.len()
     }
 
     /// Whether `len` bytes from `offset` on lie inside it.
     #[must_use]
     pub fn contains(&self, offset: u64, len: u64) -> bool {
-        offset.checked_add(len).is_some_and(|end| end <= self.len())
+        self.0.contains(offset, len)
     }
 
     /// What keeps it.
     #[must_use]
     pub fn keep(&self) -> &Keep {
-        &self.keep
+        self.0.keep()
     }
 }
 
 impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Destination")
-            .field("address", &format_args!("{:#x}", self.address()))
-            .field("size", &format_args!("{:#x}", self.size))
-            .finish_non_exhaustive()
+        self.0.debug("Destination", f)
     }
 }

@@ -14,6 +14,7 @@ mod instructions;
 mod memory;
 mod portal;
 mod source;
+mod span;
 
 pub(crate) use bytes::as_bytes;
 pub use destination::Destination;
@@ -22,4 +23,5 @@ pub use instructions::Instructions;
 pub(crate) use instructions::wait_on;
 pub(crate) use memory::TaskMemory;
 pub(crate) use portal::Portal;
-pub use source::{Keep, Source, SourceError};
+pub use source::Source;
+pub use span::{Keep, SourceError};

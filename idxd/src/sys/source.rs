@@ -2,28 +2,16 @@
 
 //! [`Source`]: memory that a device may read, and who keeps it there.
 
-use std::{any::Any, fmt, ptr::NonNull, sync::Arc};
+use std::{fmt, ptr::NonNull, sync::Arc};
 
-use thiserror::Error;
-
-/// Keeps memory mapped for as long as any clone of it lives: a guest's memory, a mapping, a vector.
-pub type Keep = Arc<dyn Any + Send + Sync>;
+use super::span::{Keep, SourceError, Span};
 
 /// A range of this process's memory that a device may read at any time, also while others write to it.
 ///
 /// Cheap to clone. A task in flight holds a clone of the [`Keep`] of every source that its descriptors name, and so does
 /// a quarantined one: the memory outlives the device's work on it, whatever happens.
 #[derive(Clone)]
-pub struct Source {
-    address: NonNull<u8>,
-    size: usize,
-    keep: Keep,
-}
-
-// SAFETY: it is an address and a length; `new` demands memory that any thread may read.
-unsafe impl Send for Source {}
-// SAFETY: as for `Send`; no method of it writes.
-unsafe impl Sync for Source {}
+pub struct Source(Span);
 
 impl Source {
     /// The `size` bytes from `address` on, which stay there as long as a clone of `keep` lives.
@@ -40,15 +28,7 @@ impl Source {
     ///
     /// If the range is empty, or larger than a pointer's offset may be, or wraps around.
     pub unsafe fn new(address: NonNull<u8>, size: usize, keep: Keep) -> Result<Self, SourceError> {
-        let at = address.as_ptr().addr();
-        if size == 0 || isize::try_from(size).is_err() || at.checked_add(size).is_none() {
-            return Err(SourceError { address: at, size });
-        }
-        Ok(Self {
-            address,
-            size,
-            keep,
-        })
+        Span::new(address, size, keep).map(Self)
     }
 
     /// A vector that nobody writes to any more.
@@ -75,53 +55,37 @@ impl Source {
     /// Its first byte. Reading through it races with a guest's writes: volatile, atomic or by assembly only.
     #[must_use]
     pub fn as_ptr(&self) -> *const u8 {
-        self.address.as_ptr()
+        self.0.as_ptr()
     }
 
     /// The address of its first byte.
     #[must_use]
     pub fn address(&self) -> u64 {
-        self.address.as_ptr().expose_provenance() as u64
+        self.0.address()
     }
 
     /// Its length in bytes, which is never 0.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> u64 {
-        self.size as u64
+        self.0.len()
     }
 
     /// Whether `len` bytes from `offset` on lie inside it.
     #[must_use]
     pub fn contains(&self, offset: u64, len: u64) -> bool {
-        offset.checked_add(len).is_some_and(|end| end <= self.len())
+        self.0.contains(offset, len)
     }
 
     /// What keeps it.
     #[must_use]
     pub fn keep(&self) -> &Keep {
-        &self.keep
+        self.0.keep()
     }
 }
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source")
-            .field("address", &format_args!("{:#x}", self.address()))
-            .field("size", &format_args!("{:#x}", self.size))
-            .finish_non_exhaustive()
+        self.0.debug("Source", f)
     }
-}
-
-/// A range that no memory can be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error(
-    "{size:#x} bytes at {address:#x} are no range of memory: it must not be empty, nor wrap around"
-)]
-#[non_exhaustive]
-pub struct SourceError {
-    /// The address of its first byte.
-    pub address: usize,
-    /// Its length in bytes.
-    pub size: usize,
 }
