@@ -6,7 +6,7 @@
 //!  page                                                                                      page
 //!  │ descriptors, 64 B each │ batch descriptors, 64 B │ batch records, 64 B │ records, 32 or 64 B │
 //!  page
-//!  │ buffer: what a device wrote, or is to read                                                  │
+//!  │ buffer: what a device wrote                                                                 │
 //! ```
 //!
 //! Pages of their own, for two reasons. A fork would share them with the child until one of the two writes, and then give
@@ -14,8 +14,9 @@
 //! instead (`MADV_WIPEONFORK`), which leaves the parent's as they are. And a batch record has a cache line of its own, since
 //! that is what a waiting thread looks at.
 //!
-//! They are not locked: everything that a device will write to is written to by the CPU right before it is submitted, which a
-//! lock would add nothing to (it keeps no page from being migrated), and a VMM's system call filter may kill for `mlock`.
+//! They are not locked: every record is written to by the CPU right before its descriptor is submitted, which a lock would add
+//! nothing to (it keeps no page from being migrated), and a VMM's system call filter may kill for `mlock`. The buffer is faulted in
+//! once; where the kernel takes a page of it away, the device reports that, and the owner touches it.
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
@@ -90,7 +91,7 @@ impl TaskMemory {
         }
     }
 
-    /// What a device wrote, or is to read.
+    /// What a device wrote.
     pub(crate) fn buffer(&self) -> &[u8] {
         // SAFETY: inside the pages.
         let start = unsafe { self.base.byte_add(self.buffer.start) };
